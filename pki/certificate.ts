@@ -1,0 +1,178 @@
+/** X.509 certificates (RFC 5280 section 4). */
+import { hash } from "node:crypto";
+import type { KeyObject } from "node:crypto";
+import { DerReader, asBuffer, constructedContextTag, contextTag, encode, encodeBitString, tag } from "./der.ts";
+import { SignetError } from "./errors.ts";
+import { interpretExtensions, readExtensionList, serialNumberHex } from "./extensions.ts";
+import type { CertificateExtensions } from "./extensions.ts";
+import { Name } from "./name.ts";
+import { pemDecodeLabel, pemDecodeOne, pemEncode } from "./pem.ts";
+import { SubjectPublicKeyInfo, readSignatureAlgorithm, verifySignature } from "./signature-algorithm.ts";
+import type { SignatureAlgorithm } from "./signature-algorithm.ts";
+
+export type { CertificateExtensions, DistributionPoint, KeyUsageBit, NameConstraints } from "./extensions.ts";
+
+/** What names a certificate: a serial number alone names nothing, since every issuer counts for itself. */
+export interface CertificateId {
+  /** keyIdentifier of the certificate's AuthorityKeyIdentifier, hex; empty where it has none. */
+  readonly issuerKeyId: string;
+  /** Hex, as `Certificate.serialNumber`. */
+  readonly serialNumber: string;
+}
+
+/** One text for one id, for keys of a Map. */
+export function certificateIdKey(id: CertificateId): string {
+  return `${id.issuerKeyId}:${id.serialNumber}`;
+}
+
+/** Longest certificate that is read, in octets. ML-DSA-87 with long names stays under 20,000. */
+const certificateOctetsLimit = 1 << 20;
+
+/** A certificate whose encoding has been checked whole. Nothing is said of its signature or validity: that is path-validation.ts. */
+export class Certificate {
+  readonly der: Uint8Array;
+  /** tbsCertificate: the bytes that are signed. */
+  readonly tbs: Uint8Array;
+  readonly signature: Uint8Array;
+  readonly signatureAlgorithm: SignatureAlgorithm;
+  /** 1, 2 or 3. */
+  readonly version: number;
+  /** Hex of the INTEGER, lower case, without a leading 00 octet; "-" in front where it is negative. */
+  readonly serialNumber: string;
+  readonly issuer: Name;
+  readonly subject: Name;
+  /** Milliseconds since 1970; `notBefore` and `notAfter` are the same as dates. */
+  readonly notBeforeTime: number;
+  readonly notAfterTime: number;
+  readonly subjectPublicKeyInfo: SubjectPublicKeyInfo;
+  readonly extensions: CertificateExtensions;
+  #fingerprint: string | undefined;
+  #spkiFingerprint: string | undefined;
+
+  private constructor(der: Buffer) {
+    const outer = new DerReader(der);
+    const certificate = outer.enter(tag.sequence);
+    outer.finish();
+    const tbsStart = certificate.position;
+    const tbs = certificate.enter(tag.sequence);
+    this.der = der;
+    this.tbs = der.subarray(tbsStart, certificate.position);
+    this.signatureAlgorithm = readSignatureAlgorithm(certificate);
+    this.signature = certificate.readBitStringOctets();
+    certificate.finish();
+
+    const version = tbs.enterIf(constructedContextTag(0));
+    this.version = version === undefined ? 1 : version.readCount() + 1;
+    version?.finish();
+    if (version !== undefined && this.version !== 2 && this.version !== 3) throw malformed(`version ${this.version}`);
+    this.serialNumber = serialNumberHex(tbs.readIntegerBytes());
+    const innerAlgorithm = readSignatureAlgorithm(tbs);
+    if (innerAlgorithm !== this.signatureAlgorithm && !asBuffer(innerAlgorithm.der).equals(this.signatureAlgorithm.der)) throw malformed("the two signature algorithms differ (RFC 5280 section 4.1.1.2)");
+    this.issuer = Name.read(tbs);
+    const validity = tbs.enter(tag.sequence);
+    this.notBeforeTime = validity.readTime();
+    this.notAfterTime = validity.readTime();
+    validity.finish();
+    this.subject = Name.read(tbs);
+    this.subjectPublicKeyInfo = new SubjectPublicKeyInfo(tbs.readElement(tag.sequence));
+    // issuerUniqueID and subjectUniqueID: of versions 2 and 3, and of no meaning here.
+    for (const number of [1, 2]) {
+      if (tbs.peek() !== contextTag(number)) continue;
+      if (this.version === 1) throw malformed("unique identifiers in version 1");
+      tbs.next();
+    }
+    const extensions = tbs.enterIf(constructedContextTag(3));
+    if (extensions !== undefined && this.version !== 3) throw malformed("extensions need version 3");
+    this.extensions = interpretExtensions(extensions === undefined ? [] : readExtensionList(extensions));
+    extensions?.finish();
+    tbs.finish();
+  }
+
+  /**
+   * Reads a certificate. The bytes are copied once, so that nobody can change what has been checked; everything after is a view.
+   * @throws SignetError `certificate-malformed`
+   */
+  static parse(der: Uint8Array): Certificate {
+    if (der.length > certificateOctetsLimit) throw malformed(`longer than ${certificateOctetsLimit} octets`);
+    try {
+      return new Certificate(Buffer.from(der));
+    } catch (cause) {
+      if (cause instanceof SignetError && cause.code === "der-malformed") throw malformed(cause.message, cause);
+      throw cause;
+    }
+  }
+
+  /** The only certificate in a PEM text. @throws SignetError `pem-malformed`, `certificate-malformed` */
+  static fromPem(text: string): Certificate {
+    return Certificate.parse(pemDecodeOne(text, "CERTIFICATE"));
+  }
+
+  /** All certificates in a PEM text, in order; none is an empty list. @throws SignetError `pem-malformed`, `certificate-malformed` */
+  static listFromPem(text: string): Certificate[] {
+    return pemDecodeLabel(text, "CERTIFICATE").map((der) => Certificate.parse(der));
+  }
+
+  get notBefore(): Date {
+    return new Date(this.notBeforeTime);
+  }
+
+  get notAfter(): Date {
+    return new Date(this.notAfterTime);
+  }
+
+  /** DER of subjectPublicKeyInfo. */
+  get spki(): Uint8Array {
+    return this.subjectPublicKeyInfo.der;
+  }
+
+  /** @throws SignetError `key-rejected` */
+  get publicKey(): KeyObject {
+    return this.subjectPublicKeyInfo.keyObject;
+  }
+
+  /** Such as `rsa-3072`, `ec-p256`, `ed25519`, `ml-dsa-65`; `unknown` for what Signet does not use. */
+  get publicKeyType(): string {
+    return this.subjectPublicKeyInfo.type;
+  }
+
+  /** SHA-256 of `der`, hex. */
+  get fingerprint(): string {
+    return (this.#fingerprint ??= hash("sha256", this.der, "hex"));
+  }
+
+  /** SHA-256 of `spki`, hex. */
+  get spkiFingerprint(): string {
+    return (this.#spkiFingerprint ??= hash("sha256", this.spki, "hex"));
+  }
+
+  get id(): CertificateId {
+    return { issuerKeyId: this.extensions.authorityKeyIdentifier ?? "", serialNumber: this.serialNumber };
+  }
+
+  /** Subject and issuer are the same name (RFC 5280 section 3.2); the keys may differ. */
+  get isSelfIssued(): boolean {
+    return this.subject.equals(this.issuer);
+  }
+
+  /** Whether the signature is one by this key. */
+  isSignedBy(key: SubjectPublicKeyInfo): boolean {
+    return verifySignature(this.signatureAlgorithm, key, this.tbs, this.signature);
+  }
+
+  equals(other: Certificate): boolean {
+    return this === other || asBuffer(this.der).equals(other.der);
+  }
+
+  toPem(): string {
+    return pemEncode("CERTIFICATE", this.der);
+  }
+}
+
+function malformed(reason: string, cause?: unknown): SignetError {
+  return new SignetError("certificate-malformed", `Not a certificate: ${reason}`, { cause });
+}
+
+/** A signed structure out of its parts: Certificate, CertificateList and CertificationRequest are all alike. */
+export function assembleSigned(tbs: Uint8Array, signatureAlgorithmDer: Uint8Array, signature: Uint8Array): Uint8Array {
+  return encode(tag.sequence, tbs, signatureAlgorithmDer, encodeBitString(signature));
+}

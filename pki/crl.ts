@@ -1,0 +1,402 @@
+/** Certificate revocation lists (RFC 5280 section 5): reading, looking up, and the signature. crl-builder.ts writes them. */
+import { randomInt } from "node:crypto";
+import type { Certificate } from "./certificate.ts";
+import { reasonCodes } from "./crl-builder.ts";
+import type { ReasonCode, RevokedEntry } from "./crl-builder.ts";
+import { DerReader, asBuffer, constructedContextTag, contextTag, decodeTime, readSingle, tag } from "./der.ts";
+import { SignetError } from "./errors.ts";
+import { readAuthorityKeyIdentifier, readDistributionPointName, readExtensionList, serialNumberHex } from "./extensions.ts";
+import type { DistributionPoint, Extension } from "./extensions.ts";
+import { Name, readGeneralNames } from "./name.ts";
+import type { GeneralName } from "./name.ts";
+import { oid } from "./oids.ts";
+import { pemDecodeLabel, pemDecodeOne, pemEncode } from "./pem.ts";
+import { readSignatureAlgorithm, verifySignature } from "./signature-algorithm.ts";
+import type { SignatureAlgorithm, SubjectPublicKeyInfo } from "./signature-algorithm.ts";
+
+export { PackedRevocations, crlToBeSigned } from "./crl-builder.ts";
+export type { CrlContent, ReasonCode, RevokedEntry } from "./crl-builder.ts";
+export { assembleSigned } from "./certificate.ts";
+
+/** IssuingDistributionPoint (RFC 5280 section 5.2.5): what the CRL covers. */
+export interface IssuingDistributionPoint {
+  /** Content of the extension; two scopes are one if these bytes are. */
+  readonly der: Uint8Array;
+  readonly fullNames: readonly GeneralName[];
+  /** nameRelativeToCRLIssuer: content of the RDN. */
+  readonly relativeName?: Uint8Array;
+  readonly onlyContainsUserCerts: boolean;
+  readonly onlyContainsCACerts: boolean;
+  readonly onlyContainsAttributeCerts: boolean;
+  /** ReasonFlags as named bits; absent means all. */
+  readonly onlySomeReasons?: number;
+  readonly indirect: boolean;
+}
+
+/** Longest CRL that is read, in octets: offsets into it fit 31 bits. A million entries take about 40 MB. */
+const crlOctetsLimit = 2 ** 31 - 1;
+
+/** From `start` on, entries are of this certificate issuer (RFC 5280 section 5.3.3). */
+interface IssuerRun {
+  readonly start: number;
+  readonly issuer: Name;
+}
+
+/**
+ * A CRL whose encoding has been checked whole, every entry included. The entries stay where they are, in `der`; the index,
+ * made at the first look-up, holds a 4-byte offset for each, at most 16 bytes an entry.
+ */
+export class CertificateRevocationList {
+  /** Not copied: whoever hands the bytes in must not change them. */
+  readonly der: Uint8Array;
+  readonly tbs: Uint8Array;
+  readonly signature: Uint8Array;
+  readonly signatureAlgorithm: SignatureAlgorithm;
+  readonly issuer: Name;
+  readonly thisUpdate: Date;
+  readonly nextUpdate: Date;
+  /** Absent only in CRLs that do not conform to RFC 5280 section 5.2.3. */
+  readonly crlNumber: bigint | undefined;
+  /** Hex. */
+  readonly authorityKeyIdentifier: string | undefined;
+  readonly issuingDistributionPoint?: IssuingDistributionPoint;
+  /** BaseCRLNumber of a delta CRL. */
+  readonly baseCrlNumber?: bigint;
+  /** OIDs of critical extensions, the list's or an entry's, that are not processed: with one, the CRL decides nothing. */
+  readonly unknownCritical: readonly string[];
+  readonly extensions: readonly Extension[];
+  /** Number of entries. */
+  readonly size: number;
+  readonly #entriesStart: number;
+  readonly #entriesEnd: number;
+  readonly #issuerRuns: readonly IssuerRun[];
+  #index: Int32Array | undefined;
+
+  private constructor(der: Buffer) {
+    const outer = new DerReader(der);
+    const list = outer.enter(tag.sequence);
+    outer.finish();
+    const tbsStart = list.position;
+    const tbs = list.enter(tag.sequence);
+    this.der = der;
+    this.tbs = der.subarray(tbsStart, list.position);
+    this.signatureAlgorithm = readSignatureAlgorithm(list);
+    this.signature = list.readBitStringOctets();
+    list.finish();
+
+    const version2 = tbs.peek() === tag.integer;
+    if (version2 && tbs.readCount() !== 1) throw malformed("the version is neither 1 nor 2");
+    const innerAlgorithm = readSignatureAlgorithm(tbs);
+    if (!asBuffer(innerAlgorithm.der).equals(this.signatureAlgorithm.der)) throw malformed("the two signature algorithms differ (RFC 5280 section 5.1.1.2)");
+    this.issuer = Name.read(tbs);
+    this.thisUpdate = new Date(tbs.readTime());
+    if (tbs.peek() !== tag.utcTime && tbs.peek() !== tag.generalizedTime) throw malformed("nextUpdate is missing (RFC 5280 section 5.1.2.5)");
+    this.nextUpdate = new Date(tbs.readTime());
+
+    const walk: EntryWalk = { size: 0, issuerRuns: [], unknownCritical: [] };
+    if (tbs.peek() === tag.sequence) {
+      tbs.expect(tag.sequence);
+      this.#entriesStart = tbs.contentStart;
+      this.#entriesEnd = tbs.contentEnd;
+      if (this.#entriesStart === this.#entriesEnd) throw malformed("revokedCertificates is there and empty (RFC 5280 section 5.1.2.6)");
+      checkEntries(der, this.#entriesStart, this.#entriesEnd, walk);
+    } else {
+      this.#entriesStart = this.#entriesEnd = 0;
+    }
+    this.size = walk.size;
+    this.#issuerRuns = walk.issuerRuns;
+
+    const explicit = tbs.enterIf(constructedContextTag(0));
+    if (explicit !== undefined && !version2) throw malformed("extensions need version 2");
+    this.extensions = explicit === undefined ? [] : readExtensionList(explicit);
+    explicit?.finish();
+    tbs.finish();
+    for (const { oid: extensionOid, critical, value } of this.extensions) {
+      if (extensionOid === oid.crlNumber) this.crlNumber = readNumber(value);
+      else if (extensionOid === oid.deltaCrlIndicator) this.baseCrlNumber = readNumber(value);
+      else if (extensionOid === oid.authorityKeyIdentifier) this.authorityKeyIdentifier = readAuthorityKeyIdentifier(value);
+      else if (extensionOid === oid.issuingDistributionPoint) this.issuingDistributionPoint = readIssuingDistributionPoint(value);
+      else if (critical) walk.unknownCritical.push(extensionOid);
+    }
+    this.unknownCritical = walk.unknownCritical;
+    if (walk.issuerRuns.length > 0 && this.issuingDistributionPoint?.indirect !== true) throw malformed("a certificateIssuer in a CRL that is not indirect");
+  }
+
+  /** @throws SignetError `crl-malformed` */
+  static parse(der: Uint8Array): CertificateRevocationList {
+    if (der.length > crlOctetsLimit) throw malformed(`longer than ${crlOctetsLimit} octets`);
+    try {
+      return new CertificateRevocationList(asBuffer(der));
+    } catch (cause) {
+      if (cause instanceof SignetError && cause.code === "der-malformed") throw malformed(cause.message, cause);
+      throw cause;
+    }
+  }
+
+  /** The only CRL in a PEM text. @throws SignetError `pem-malformed`, `crl-malformed` */
+  static fromPem(text: string): CertificateRevocationList {
+    return CertificateRevocationList.parse(pemDecodeOne(text, "X509 CRL"));
+  }
+
+  /** All CRLs in a PEM text. @throws SignetError `pem-malformed`, `crl-malformed` */
+  static listFromPem(text: string): CertificateRevocationList[] {
+    return pemDecodeLabel(text, "X509 CRL").map((der) => CertificateRevocationList.parse(der));
+  }
+
+  /** It lists changes since CRL `baseCrlNumber` alone, and says nothing by itself. */
+  get isDelta(): boolean {
+    return this.baseCrlNumber !== undefined;
+  }
+
+  /**
+   * The entry of a certificate with this serial number, or undefined. In an indirect CRL, entries belong to the
+   * `certificateIssuer` they name, or to the CRL's issuer; leave it out for certificates that the CRL's issuer issued.
+   */
+  find(serialNumber: string, certificateIssuer: Name = this.issuer): RevokedEntry | undefined {
+    if (this.size === 0) return undefined;
+    const octets = serialOctets(serialNumber);
+    if (octets === 0) return undefined;
+    const bytes = this.der;
+    const index = (this.#index ??= this.#buildIndex());
+    const mask = index.length - 1;
+    for (let slot = hashOctets(scratch, 0, octets) & mask; ; slot = (slot + 1) & mask) {
+      const at = index[slot] as number;
+      if (at === 0) return undefined;
+      if (!sameOctets(bytes, contentOffset(bytes, at) + 2, octets)) continue;
+      if (this.#issuerRuns.length > 0 && !this.#issuerAt(at).equals(certificateIssuer)) continue;
+      if (this.#issuerRuns.length === 0 && certificateIssuer !== this.issuer && !certificateIssuer.equals(this.issuer)) return undefined;
+      return readEntry(new DerReader(bytes, at, this.#entriesEnd)).entry;
+    }
+  }
+
+  /** All entries, in order. For an indirect CRL, `find` knows whose each is. */
+  *entries(): Iterable<RevokedEntry> {
+    const reader = new DerReader(this.der, this.#entriesStart, this.#entriesEnd);
+    while (!reader.atEnd) yield readEntry(reader).entry;
+  }
+
+  /** Whether the signature is one by this key. */
+  isSignedBy(key: SubjectPublicKeyInfo): boolean {
+    return verifySignature(this.signatureAlgorithm, key, this.tbs, this.signature);
+  }
+
+  /** Checks the signature with the issuer's key; whether the issuer may sign CRLs is a matter of its path. @throws SignetError `crl-signature-invalid` */
+  verifySignature(issuer: Certificate): void {
+    if (!this.isSignedBy(issuer.subjectPublicKeyInfo)) throw new SignetError("crl-signature-invalid", "The CRL is not signed by its issuer.");
+  }
+
+  toPem(): string {
+    return pemEncode("X509 CRL", this.der);
+  }
+
+  /** Bytes of the index for each entry, once there is one. */
+  get indexOctetsPerEntry(): number {
+    return this.size === 0 ? 0 : (this.#index ??= this.#buildIndex()).byteLength / this.size;
+  }
+
+  /** Open addressing, half full at most; a slot holds the offset of an entry, or 0. */
+  #buildIndex(): Int32Array {
+    const bytes = this.der;
+    const index = new Int32Array(2 ** Math.max(2, Math.ceil(Math.log2(this.size * 2))));
+    const mask = index.length - 1;
+    for (let at = this.#entriesStart; at < this.#entriesEnd; ) {
+      const serialHeader = contentOffset(bytes, at);
+      let slot = hashOctets(bytes, serialHeader + 2, bytes[serialHeader + 1] as number) & mask;
+      while (index[slot] !== 0) slot = (slot + 1) & mask;
+      index[slot] = at;
+      at = serialHeader + contentLength(bytes, at);
+    }
+    return index;
+  }
+
+  #issuerAt(offset: number): Name {
+    let issuer = this.issuer;
+    for (let low = 0, high = this.#issuerRuns.length; low < high; ) {
+      const middle = (low + high) >> 1;
+      const run = this.#issuerRuns[middle] as IssuerRun;
+      if (run.start <= offset) {
+        issuer = run.issuer;
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    return issuer;
+  }
+}
+
+interface EntryWalk {
+  size: number;
+  readonly issuerRuns: IssuerRun[];
+  readonly unknownCritical: string[];
+}
+
+/** crlEntryExtensions that hold a reasonCode alone, up to its value. */
+const reasonOnly = Buffer.from("300c300a0603551d1504030a01", "hex");
+
+/**
+ * Checks every entry and counts them. Entries of the usual form (short lengths, UTCTime, no extension or a reasonCode) are
+ * checked in place, since a list may have a million; any other goes through the reader.
+ */
+function checkEntries(bytes: Buffer, start: number, end: number, walk: EntryWalk): void {
+  let lastTime = -1;
+  for (let at = start; at < end; walk.size++) {
+    const length = bytes[at + 1] as number;
+    const next = at + 2 + length;
+    const serialLength = bytes[at + 3] as number;
+    const serial = at + 4;
+    const time = serial + serialLength;
+    const extensions = time + 15;
+    const usual =
+      bytes[at] === tag.sequence &&
+      length < 0x80 &&
+      next <= end &&
+      bytes[at + 2] === tag.integer &&
+      serialLength > 0 &&
+      extensions <= next &&
+      bytes[time] === tag.utcTime &&
+      bytes[time + 1] === 13 &&
+      (serialLength === 1 || (bytes[serial] !== 0 && bytes[serial] !== 0xff) || (bytes[serial] === 0) === (bytes[serial + 1] as number) >= 0x80) &&
+      (extensions === next || (next - extensions === 14 && isReasonOnly(bytes, extensions)));
+    if (usual) {
+      if (lastTime < 0 || !sameTime(bytes, lastTime, time)) decodeTime(bytes, tag.utcTime, time + 2, extensions);
+      lastTime = time;
+      at = next;
+    } else {
+      const reader = new DerReader(bytes, at, end);
+      const { certificateIssuer, unknownCritical, serialOctets } = readEntry(reader);
+      // The index reads the serial number's header as two octets.
+      if (serialOctets > 127) throw malformed("a serial number of more than 127 octets");
+      if (certificateIssuer !== undefined) walk.issuerRuns.push({ start: at, issuer: certificateIssuer });
+      for (const extension of unknownCritical) if (!walk.unknownCritical.includes(extension)) walk.unknownCritical.push(extension);
+      at = reader.position;
+    }
+  }
+}
+
+function isReasonOnly(bytes: Buffer, at: number): boolean {
+  for (let i = 0; i < 13; i++) if (bytes[at + i] !== reasonOnly[i]) return false;
+  return reasonCodes[bytes[at + 13] as number] !== undefined;
+}
+
+function sameTime(bytes: Buffer, one: number, other: number): boolean {
+  // Backwards: the seconds differ first.
+  for (let i = 14; i >= 2; i--) if (bytes[one + i] !== bytes[other + i]) return false;
+  return true;
+}
+
+/** Reads one entry (RFC 5280 sections 5.1.2.6 and 5.3). @throws SignetError `der-malformed`, `crl-malformed` */
+function readEntry(reader: DerReader): { entry: RevokedEntry; certificateIssuer: Name | undefined; unknownCritical: readonly string[]; serialOctets: number } {
+  const content = reader.enter(tag.sequence);
+  const serial = content.readIntegerBytes();
+  const revocationDate = new Date(content.readTime());
+  let reason: ReasonCode | undefined;
+  let certificateIssuer: Name | undefined;
+  const unknownCritical: string[] = [];
+  for (const { oid: extensionOid, critical, value } of content.atEnd ? [] : readExtensionList(content)) {
+    if (extensionOid === oid.reasonCode) {
+      const number = new DerReader(value);
+      reason = reasonCodes[number.readCount(tag.enumerated)];
+      number.finish();
+      if (reason === undefined) throw malformed("a reasonCode that does not exist");
+    } else if (extensionOid === oid.invalidityDate) {
+      const date = new DerReader(value);
+      if (date.peek() !== tag.generalizedTime) throw malformed("an invalidityDate that is not a GeneralizedTime");
+      date.readTime();
+      date.finish();
+    } else if (extensionOid === oid.certificateIssuer) {
+      const name = readSingle(value, tag.sequence, readGeneralNames).find((general) => general.kind === "directory");
+      if (name === undefined) throw malformed("a certificateIssuer without a directoryName");
+      certificateIssuer = name.value;
+    } else if (critical) {
+      unknownCritical.push(extensionOid);
+    }
+  }
+  content.finish();
+  const entry = { serialNumber: serialNumberHex(serial), revocationDate, ...(reason === undefined ? {} : { reason }) };
+  return { entry, certificateIssuer, unknownCritical, serialOctets: serial.length };
+}
+
+function readNumber(value: Uint8Array): bigint {
+  const reader = new DerReader(value);
+  const number = reader.readIntegerBytes();
+  reader.finish();
+  if ((number[0] as number) >= 0x80) throw malformed("a negative CRL number");
+  return BigInt(`0x${number.toString("hex")}`);
+}
+
+function readIssuingDistributionPoint(value: Uint8Array): IssuingDistributionPoint {
+  return readSingle(value, tag.sequence, (content) => {
+    const explicit = content.enterIf(constructedContextTag(0));
+    const name: Pick<DistributionPoint, "fullNames" | "relativeName"> = explicit === undefined ? {} : readDistributionPointName(explicit);
+    const onlyContainsUserCerts = content.readBooleanDefaultFalse(contextTag(1));
+    const onlyContainsCACerts = content.readBooleanDefaultFalse(contextTag(2));
+    const reasons = content.peek() === contextTag(3) ? content.readNamedBits(contextTag(3)) : undefined;
+    const indirect = content.readBooleanDefaultFalse(contextTag(4));
+    const onlyContainsAttributeCerts = content.readBooleanDefaultFalse(contextTag(5));
+    if (Number(onlyContainsUserCerts) + Number(onlyContainsCACerts) + Number(onlyContainsAttributeCerts) > 1) throw malformed("a scope that excludes itself (RFC 5280 section 5.2.5)");
+    return {
+      der: value,
+      fullNames: name.fullNames ?? [],
+      ...(name.relativeName === undefined ? {} : { relativeName: name.relativeName }),
+      onlyContainsUserCerts,
+      onlyContainsCACerts,
+      onlyContainsAttributeCerts,
+      ...(reasons === undefined ? {} : { onlySomeReasons: reasons }),
+      indirect,
+    };
+  });
+}
+
+/** Drawn once a process, so that nobody can choose serial numbers that collide in the index. */
+const hashSeed = randomInt(2 ** 32) | 1;
+
+function hashOctets(bytes: Uint8Array, start: number, length: number): number {
+  let value = hashSeed;
+  for (let at = start, end = start + length; at < end; at++) value = Math.imul(value ^ (bytes[at] as number), 0x01000193);
+  value = Math.imul(value ^ (value >>> 15), 0x2c1b3c6d);
+  return (value ^ (value >>> 13)) >>> 0;
+}
+
+/** Content octets of the serial number that is looked for; look-ups are synchronous, so one place will do. */
+const scratch = new Uint8Array(128);
+const nibbles = Int8Array.from({ length: 128 }, (_, code) => "0123456789abcdef".indexOf(String.fromCharCode(code)));
+
+/** Puts the INTEGER content of a serial number in hex into `scratch` and returns its length; 0 where it cannot be one. */
+function serialOctets(serialNumber: string): number {
+  const negative = serialNumber.charCodeAt(0) === 0x2d;
+  const start = negative ? 1 : 0;
+  const digits = serialNumber.length - start;
+  if (digits === 0 || digits % 2 !== 0 || digits > 252) return 0;
+  let length = 0;
+  if (!negative && (nibbles[serialNumber.charCodeAt(0) & 0x7f] as number) >= 8) scratch[length++] = 0;
+  for (let at = start; at < serialNumber.length; at += 2) {
+    scratch[length++] = ((nibbles[serialNumber.charCodeAt(at) & 0x7f] as number) << 4) | (nibbles[serialNumber.charCodeAt(at + 1) & 0x7f] as number);
+  }
+  return length;
+}
+
+/** Whether the INTEGER content at `at` is what `scratch` holds; its header is the two octets before. */
+function sameOctets(bytes: Uint8Array, at: number, octets: number): boolean {
+  if (bytes[at - 1] !== octets) return false;
+  for (let i = 0; i < octets; i++) if (bytes[at + i] !== scratch[i]) return false;
+  return true;
+}
+
+/** Offset of the content of the element at `at`, in bytes that have been checked. */
+function contentOffset(bytes: Uint8Array, at: number): number {
+  const first = bytes[at + 1] as number;
+  return first < 0x80 ? at + 2 : at + 2 + (first & 0x7f);
+}
+
+function contentLength(bytes: Uint8Array, at: number): number {
+  const first = bytes[at + 1] as number;
+  if (first < 0x80) return first;
+  let length = 0;
+  for (let i = 0; i < (first & 0x7f); i++) length = length * 256 + (bytes[at + 2 + i] as number);
+  return length;
+}
+
+function malformed(reason: string, cause?: unknown): SignetError {
+  return new SignetError("crl-malformed", `Not a CRL: ${reason}`, { cause });
+}
