@@ -69,6 +69,7 @@ export const errorTable = {
   "limit-exceeded": { status: 429, exit: 4, retryable: true, rule: "a limit is reached" },
   "audit-unavailable": { status: 503, exit: 2, retryable: true, rule: "no secret leaves before its audit record is durable" },
   "not-ready": { status: 503, exit: 2, retryable: true, rule: "the service still waits for something, and says for what" },
+  "storage-unavailable": { status: 503, exit: 2, retryable: true, rule: "nothing is acknowledged that is not durable" },
   "internal": { status: 500, exit: 2, retryable: false, rule: "a defect of the service" },
   // Enrolment
   "token-invalid": { status: 401, exit: 4, retryable: false, rule: "RFC 7030 section 3.2.3: unknown, used and expired look alike" },

@@ -1,0 +1,203 @@
+import { randomBytes } from "node:crypto";
+import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync, writeSync } from "node:fs";
+import path from "node:path";
+import { DatabaseSync } from "node:sqlite";
+import { SignetError } from "#pki/errors.ts";
+
+export interface DataDirectoryFormat {
+  /** Names the marker file, `signet-<service>.json`. */
+  readonly service: "ca" | "kms";
+  /** Version that this code writes; anything newer is left alone. */
+  readonly version: number;
+}
+
+/**
+ * The directory in which one service keeps its state, held for this process alone.
+ *
+ * A marker file says whose it is and in which format. The exclusive lock is the operating system's, taken through SQLite
+ * on the file `lock`, so it ends with the process however that dies: a kill -9 leaves nothing stale behind, and a recycled
+ * process id cannot be mistaken for the holder, as it could with a file that only names one.
+ */
+export class DataDirectory {
+  readonly path: string;
+  readonly #lock: DatabaseSync;
+
+  private constructor(directory: string, lock: DatabaseSync) {
+    this.path = directory;
+    this.#lock = lock;
+  }
+
+  /**
+   * What lies at `directory`: `empty` where nothing is, `unfinished` where an initialisation was killed, or `ours`.
+   * @throws SignetError data-directory-foreign, -corrupt, -newer
+   */
+  static inspect(directory: string, format: DataDirectoryFormat): "empty" | "unfinished" | "ours" {
+    let names: string[];
+    try {
+      names = readdirSync(directory);
+    } catch (error) {
+      if (errnoOf(error) === "ENOENT") return "empty";
+      if (errnoOf(error) === "ENOTDIR") throw foreign(directory);
+      throw unusable(directory, error);
+    }
+    if (names.includes(markerName(format))) return readMarker(directory, format).complete ? "ours" : "unfinished";
+    if (names.every((name) => lockFiles.includes(name) || name.endsWith(temporarySuffix))) return "empty";
+    throw foreign(directory);
+  }
+
+  /**
+   * Takes an existing data directory.
+   * @throws SignetError data-directory-foreign, -corrupt, -newer, -locked: in every case nothing in it was changed
+   */
+  static open(directory: string, format: DataDirectoryFormat): DataDirectory {
+    if (DataDirectory.inspect(directory, format) !== "ours")
+      throw new SignetError("data-directory-foreign", `${directory} has not been initialised.`);
+    return new DataDirectory(directory, takeLock(directory));
+  }
+
+  /**
+   * Makes a data directory where there is none and `populate` fills it. The marker says that it is whole only after that; what
+   * an initialisation left that was killed is cleared away, since nobody was ever told of it.
+   * @throws SignetError data-directory-foreign, -locked, state-conflict where one exists already
+   */
+  static async initialise(directory: string, format: DataDirectoryFormat, populate: (directory: DataDirectory) => Promise<void>): Promise<DataDirectory> {
+    if (DataDirectory.inspect(directory, format) === "ours") throw alreadyInitialised(directory);
+    mkdirSync(directory, { recursive: true, mode: 0o700 });
+    const data = new DataDirectory(directory, takeLock(directory));
+    try {
+      // Again, under the lock: another process may have been faster.
+      const found = DataDirectory.inspect(directory, format);
+      if (found === "ours") throw alreadyInitialised(directory);
+      if (found === "unfinished")
+        for (const name of readdirSync(directory))
+          if (!lockFiles.includes(name) && name !== markerName(format)) rmSync(data.file(name), { recursive: true });
+      writeMarker(directory, format, false);
+      await populate(data);
+      writeMarker(directory, format, true);
+      return data;
+    } catch (error) {
+      data.close();
+      throw error;
+    }
+  }
+
+  file(...names: readonly string[]): string {
+    return path.join(this.path, ...names);
+  }
+
+  /** Gives the lock back. */
+  close(): void {
+    if (!this.#lock.isOpen) return;
+    rmSync(this.file("lock.json"), { force: true });
+    this.#lock.close();
+  }
+}
+
+/**
+ * Writes a file whole or not at all: a temporary file beside it, fsync, rename, fsync of the folder. Durable when it returns.
+ * @param mode permission bits, such as 0o600
+ * @throws SignetError storage-unavailable
+ */
+export function writeFileDurably(file: string, content: Uint8Array | string, mode: number): void {
+  const temporary = `${file}.${randomBytes(6).toString("hex")}${temporarySuffix}`;
+  try {
+    const descriptor = openSync(temporary, "wx", mode);
+    try {
+      writeFileSync(descriptor, content);
+      fsyncSync(descriptor);
+    } finally {
+      closeSync(descriptor);
+    }
+    renameSync(temporary, file);
+    syncFolder(path.dirname(file));
+  } catch (error) {
+    rmSync(temporary, { force: true });
+    throw new SignetError("storage-unavailable", `${file} could not be written: ${errnoOf(error)}.`, { cause: error });
+  }
+}
+
+const temporarySuffix = ".tmp";
+const lockFiles = ["lock", "lock.json"];
+
+function syncFolder(folder: string): void {
+  // Windows has no handle on a folder to sync; NTFS journals the rename.
+  if (process.platform === "win32") return;
+  const descriptor = openSync(folder, "r");
+  try {
+    fsyncSync(descriptor);
+  } finally {
+    closeSync(descriptor);
+  }
+}
+
+function takeLock(directory: string): DatabaseSync {
+  const file = path.join(directory, "lock");
+  let lock: DatabaseSync | undefined;
+  try {
+    lock = new DatabaseSync(file, { timeout: 0 });
+    // Nothing is ever written to it, so it needs no journal file beside it.
+    lock.exec("PRAGMA journal_mode = MEMORY; BEGIN EXCLUSIVE");
+  } catch (error) {
+    lock?.close();
+    if (!(error instanceof Error && "errcode" in error && Number(error.errcode) === sqliteBusy)) throw unusable(file, error);
+    throw new SignetError("data-directory-locked", `${directory} is in use by ${holder(directory)}. Nothing was touched.`);
+  }
+  // For the message of a second start only. The lock file itself must not be opened: closing it would release a POSIX lock.
+  const descriptor = openSync(path.join(directory, "lock.json"), "w", 0o600);
+  writeSync(descriptor, JSON.stringify({ pid: process.pid, startedAt: new Date(performance.timeOrigin).toISOString() }));
+  closeSync(descriptor);
+  return lock;
+}
+
+const sqliteBusy = 5;
+
+function holder(directory: string): string {
+  try {
+    const { pid, startedAt } = JSON.parse(readFileSync(path.join(directory, "lock.json"), "utf8")) as { pid: unknown; startedAt: unknown };
+    return `process ${Number(pid)}, started ${String(startedAt)}`;
+  } catch {
+    return "another process";
+  }
+}
+
+function markerName(format: DataDirectoryFormat): string {
+  return `signet-${format.service}.json`;
+}
+
+function writeMarker(directory: string, format: DataDirectoryFormat, complete: boolean): void {
+  const marker = { format: `signet-${format.service}`, version: format.version, complete };
+  writeFileDurably(path.join(directory, markerName(format)), `${JSON.stringify(marker)}\n`, 0o600);
+}
+
+function readMarker(directory: string, format: DataDirectoryFormat): { readonly complete: boolean } {
+  const file = path.join(directory, markerName(format));
+  let marker: unknown;
+  try {
+    marker = JSON.parse(readFileSync(file, "utf8"));
+  } catch (error) {
+    throw new SignetError("data-directory-corrupt", `${file} cannot be read. The directory was left alone.`, { cause: error });
+  }
+  const { format: name, version, complete } = (typeof marker === "object" && marker !== null ? marker : {}) as Record<string, unknown>;
+  if (name !== `signet-${format.service}` || typeof version !== "number" || !Number.isSafeInteger(version) || version < 1)
+    throw new SignetError("data-directory-corrupt", `${file} is damaged. The directory was left alone.`);
+  if (version > format.version)
+    throw new SignetError("data-directory-newer", `${directory} has format ${version}; this version of Signet reads up to ${format.version}. It was left alone.`);
+  if (typeof complete !== "boolean") throw new SignetError("data-directory-corrupt", `${file} is damaged. The directory was left alone.`);
+  return { complete };
+}
+
+function foreign(directory: string): SignetError {
+  return new SignetError("data-directory-foreign", `${directory} holds something else. It was left alone.`);
+}
+
+function alreadyInitialised(directory: string): SignetError {
+  return new SignetError("state-conflict", `${directory} is initialised already. Nothing was touched.`);
+}
+
+function unusable(file: string, cause: unknown): SignetError {
+  return new SignetError("storage-unavailable", `${file} cannot be used: ${errnoOf(cause)}.`, { cause });
+}
+
+function errnoOf(error: unknown): string {
+  return error instanceof Error && "code" in error ? String(error.code) : String(error);
+}
