@@ -1,8 +1,10 @@
-import { randomBytes } from "node:crypto";
-import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync, writeSync } from "node:fs";
+import { closeSync, mkdirSync, openSync, readFileSync, readdirSync, rmSync, writeSync } from "node:fs";
 import path from "node:path";
 import { DatabaseSync } from "node:sqlite";
+import { temporarySuffix, writeFileDurably } from "#pki/durable-file.ts";
 import { SignetError } from "#pki/errors.ts";
+
+export { writeFileDurably };
 
 export interface DataDirectoryFormat {
   /** Names the marker file, `signet-<service>.json`. */
@@ -93,42 +95,7 @@ export class DataDirectory {
   }
 }
 
-/**
- * Writes a file whole or not at all: a temporary file beside it, fsync, rename, fsync of the folder. Durable when it returns.
- * @param mode permission bits, such as 0o600
- * @throws SignetError storage-unavailable
- */
-export function writeFileDurably(file: string, content: Uint8Array | string, mode: number): void {
-  const temporary = `${file}.${randomBytes(6).toString("hex")}${temporarySuffix}`;
-  try {
-    const descriptor = openSync(temporary, "wx", mode);
-    try {
-      writeFileSync(descriptor, content);
-      fsyncSync(descriptor);
-    } finally {
-      closeSync(descriptor);
-    }
-    renameSync(temporary, file);
-    syncFolder(path.dirname(file));
-  } catch (error) {
-    rmSync(temporary, { force: true });
-    throw new SignetError("storage-unavailable", `${file} could not be written: ${errnoOf(error)}.`, { cause: error });
-  }
-}
-
-const temporarySuffix = ".tmp";
 const lockFiles = ["lock", "lock.json"];
-
-function syncFolder(folder: string): void {
-  // Windows has no handle on a folder to sync; NTFS journals the rename.
-  if (process.platform === "win32") return;
-  const descriptor = openSync(folder, "r");
-  try {
-    fsyncSync(descriptor);
-  } finally {
-    closeSync(descriptor);
-  }
-}
 
 function takeLock(directory: string): DatabaseSync {
   const file = path.join(directory, "lock");
