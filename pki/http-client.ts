@@ -1,0 +1,86 @@
+import type { IncomingHttpHeaders } from "node:http";
+import https from "node:https";
+import { z } from "zod";
+import { isErrorCode, SignetError } from "./errors.ts";
+
+/** Longest answer that is read unless a caller names another limit: a CRL of a quarter of a million entries fits. */
+const defaultMaximumBytes = 16 * 1024 * 1024;
+const defaultTimeoutMilliseconds = 15_000;
+
+export interface TlsRequest {
+  /** Checks the server before the first byte goes out: a MutualAgent, or the enrolment client's. */
+  readonly agent: https.Agent;
+  readonly url: string | URL;
+  readonly method: "GET" | "POST" | "PATCH" | "PUT" | "DELETE";
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly body?: Uint8Array;
+  /** For the whole exchange, connection included. */
+  readonly timeoutMilliseconds?: number;
+  readonly maximumBytes?: number;
+  readonly signal?: AbortSignal;
+}
+
+export interface TlsAnswer {
+  readonly status: number;
+  readonly headers: IncomingHttpHeaders;
+  readonly body: Uint8Array;
+}
+
+/**
+ * One exchange over TLS. Redirects are not followed. Answers 200 to 299 and 304 are returned; a problem document (RFC 9457) is thrown as the
+ * SignetError that the server refused with.
+ * @throws SignetError remote-unreachable | tls-refused | timed-out | remote-malformed | body-too-large, what the agent's check of the server says, or the server's own code
+ */
+export async function requestOverMutualTls(request: TlsRequest): Promise<TlsAnswer> {
+  const answer = await exchange(request, new URL(request.url));
+  if ((answer.status >= 200 && answer.status < 300) || answer.status === 304) return answer;
+  throw problemOf(answer, request.url);
+}
+
+function exchange(request: TlsRequest, url: URL): Promise<TlsAnswer> {
+  const { timeoutMilliseconds = defaultTimeoutMilliseconds, maximumBytes = defaultMaximumBytes, body } = request;
+  return new Promise((resolve, reject) => {
+    const headers = body === undefined ? { ...request.headers } : { "content-length": String(body.length), ...request.headers };
+    const outgoing = https.request(url, { agent: request.agent, method: request.method, headers, ...(request.signal === undefined ? {} : { signal: request.signal }) });
+    const limit = setTimeout(() => outgoing.destroy(new SignetError("timed-out", `${url.origin} did not answer in ${timeoutMilliseconds} ms.`)), timeoutMilliseconds);
+    outgoing.on("close", () => clearTimeout(limit));
+    outgoing.on("error", (error) => reject(refusalOf(error, url)));
+    outgoing.on("response", (incoming) => {
+      const chunks: Buffer[] = [];
+      let length = 0;
+      incoming.on("data", (chunk: Buffer) => {
+        length += chunk.length;
+        if (length > maximumBytes) outgoing.destroy(new SignetError("body-too-large", `${url.origin} answered with more than ${maximumBytes} bytes.`));
+        else chunks.push(chunk);
+      });
+      incoming.on("error", (error) => reject(refusalOf(error, url)));
+      incoming.on("end", () => resolve({ status: incoming.statusCode ?? 0, headers: incoming.headers, body: chunks.length === 1 && chunks[0] !== undefined ? chunks[0] : Buffer.concat(chunks) }));
+    });
+    outgoing.end(body);
+  });
+}
+
+const unreachable = new Set(["ECONNREFUSED", "ENOTFOUND", "EHOSTUNREACH", "ENETUNREACH", "ETIMEDOUT", "EAI_AGAIN"]);
+
+function refusalOf(error: Error, url: URL): SignetError {
+  if (error instanceof SignetError) return error;
+  const code = "code" in error ? String(error.code) : "";
+  if (error.name === "AbortError") return new SignetError("timed-out", `The request to ${url.origin} was abandoned.`, { cause: error });
+  if (unreachable.has(code)) return new SignetError("remote-unreachable", `No connection to ${url.origin} (${code}). Is the service running?`, { details: { reason: code }, cause: error });
+  // A server that refuses a client's certificate in TLS 1.3 ends the connection after the client's handshake: a reset, or an alert.
+  return new SignetError("tls-refused", `The connection to ${url.origin} was refused or cut (${code === "" ? error.message : code}).`, { details: { reason: code }, cause: error });
+}
+
+const problemDocument = z.object({ code: z.string(), detail: z.string().max(2000), details: z.record(z.string(), z.union([z.string(), z.number(), z.boolean()])).optional() });
+
+function problemOf(answer: TlsAnswer, url: string | URL): SignetError {
+  if (answer.headers["content-type"]?.startsWith("application/problem+json") === true) {
+    try {
+      const problem = problemDocument.parse(JSON.parse(Buffer.from(answer.body).toString("utf8")));
+      if (isErrorCode(problem.code)) return new SignetError(problem.code, problem.detail, problem.details === undefined ? {} : { details: problem.details });
+    } catch {
+      // Falls through: whoever answers with something else does not speak Signet's protocol.
+    }
+  }
+  return new SignetError("remote-malformed", `${new URL(url).origin} answered with status ${answer.status} and no problem document.`, { details: { status: answer.status } });
+}
