@@ -1,7 +1,7 @@
 /** X.509 certificates (RFC 5280 section 4). */
 import { hash } from "node:crypto";
 import type { KeyObject } from "node:crypto";
-import { DerReader, asBuffer, constructedContextTag, contextTag, encode, encodeBitString, tag } from "./der.ts";
+import { DerReader, asBuffer, constructedContextTag, contextTag, encode, encodeBitString, prescribedTimeTag, tag } from "./der.ts";
 import { SignetError } from "./errors.ts";
 import { interpretExtensions, readExtensionList, serialNumberHex } from "./extensions.ts";
 import type { CertificateExtensions } from "./extensions.ts";
@@ -44,10 +44,15 @@ export class Certificate {
   /** Milliseconds since 1970; `notBefore` and `notAfter` are the same as dates. */
   readonly notBeforeTime: number;
   readonly notAfterTime: number;
+  /** Both times are UTCTime through 2049 and GeneralizedTime after (RFC 5280 section 4.1.2.5). */
+  readonly hasPrescribedTimes: boolean;
+  readonly hasUniqueIdentifiers: boolean;
   readonly subjectPublicKeyInfo: SubjectPublicKeyInfo;
   readonly extensions: CertificateExtensions;
   #fingerprint: string | undefined;
   #spkiFingerprint: string | undefined;
+  /** The key that the signature was last found to be by: bytes do not change, and neither does the finding. */
+  #signedBy: SubjectPublicKeyInfo | undefined;
 
   private constructor(der: Buffer) {
     const outer = new DerReader(der);
@@ -69,18 +74,25 @@ export class Certificate {
     const innerAlgorithm = readSignatureAlgorithm(tbs);
     if (innerAlgorithm !== this.signatureAlgorithm && !asBuffer(innerAlgorithm.der).equals(this.signatureAlgorithm.der)) throw malformed("the two signature algorithms differ (RFC 5280 section 4.1.1.2)");
     this.issuer = Name.read(tbs);
+    if (this.issuer.isEmpty) throw malformed("the issuer is empty (RFC 5280 section 4.1.2.4)");
     const validity = tbs.enter(tag.sequence);
+    const notBeforeTag = validity.peek();
     this.notBeforeTime = validity.readTime();
+    const notAfterTag = validity.peek();
     this.notAfterTime = validity.readTime();
     validity.finish();
+    this.hasPrescribedTimes = notBeforeTag === prescribedTimeTag(this.notBeforeTime) && notAfterTag === prescribedTimeTag(this.notAfterTime);
     this.subject = Name.read(tbs);
     this.subjectPublicKeyInfo = new SubjectPublicKeyInfo(tbs.readElement(tag.sequence));
     // issuerUniqueID and subjectUniqueID: of versions 2 and 3, and of no meaning here.
+    let uniqueIdentifiers = 0;
     for (const number of [1, 2]) {
       if (tbs.peek() !== contextTag(number)) continue;
-      if (this.version === 1) throw malformed("unique identifiers in version 1");
       tbs.next();
+      uniqueIdentifiers++;
     }
+    this.hasUniqueIdentifiers = uniqueIdentifiers > 0;
+    if (this.hasUniqueIdentifiers && this.version === 1) throw malformed("unique identifiers need version 2");
     const extensions = tbs.enterIf(constructedContextTag(3));
     if (extensions !== undefined && this.version !== 3) throw malformed("extensions need version 3");
     this.extensions = interpretExtensions(extensions === undefined ? [] : readExtensionList(extensions));
@@ -156,7 +168,10 @@ export class Certificate {
 
   /** Whether the signature is one by this key. */
   isSignedBy(key: SubjectPublicKeyInfo): boolean {
-    return verifySignature(this.signatureAlgorithm, key, this.tbs, this.signature);
+    if (this.#signedBy === key) return true;
+    const signed = verifySignature(this.signatureAlgorithm, key, this.tbs, this.signature);
+    if (signed) this.#signedBy = key;
+    return signed;
   }
 
   equals(other: Certificate): boolean {

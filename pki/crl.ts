@@ -3,7 +3,7 @@ import { randomInt } from "node:crypto";
 import type { Certificate } from "./certificate.ts";
 import { reasonCodes } from "./crl-builder.ts";
 import type { ReasonCode, RevokedEntry } from "./crl-builder.ts";
-import { DerReader, asBuffer, constructedContextTag, contextTag, decodeTime, readSingle, tag } from "./der.ts";
+import { DerReader, asBuffer, constructedContextTag, contextTag, decodeTime, prescribedTimeTag, readSingle, tag } from "./der.ts";
 import { SignetError } from "./errors.ts";
 import { readAuthorityKeyIdentifier, readDistributionPointName, readExtensionList, serialNumberHex } from "./extensions.ts";
 import type { DistributionPoint, Extension } from "./extensions.ts";
@@ -65,12 +65,20 @@ export class CertificateRevocationList {
   /** OIDs of critical extensions, the list's or an entry's, that are not processed: with one, the CRL decides nothing. */
   readonly unknownCritical: readonly string[];
   readonly extensions: readonly Extension[];
+  /** Whether thisUpdate and nextUpdate are in the form of RFC 5280 section 5.1.2.4. */
+  readonly hasPrescribedTimes: boolean;
+  readonly version: 1 | 2;
+  /** Reasons that occur among the entries. */
+  readonly reasonsPresent: ReadonlySet<ReasonCode>;
+  /** OIDs of entry extensions that are critical somewhere. */
+  readonly criticalEntryExtensions: readonly string[];
   /** Number of entries. */
   readonly size: number;
   readonly #entriesStart: number;
   readonly #entriesEnd: number;
   readonly #issuerRuns: readonly IssuerRun[];
   #index: Int32Array | undefined;
+  #hasDuplicates = false;
 
   private constructor(der: Buffer) {
     const outer = new DerReader(der);
@@ -89,11 +97,16 @@ export class CertificateRevocationList {
     const innerAlgorithm = readSignatureAlgorithm(tbs);
     if (!asBuffer(innerAlgorithm.der).equals(this.signatureAlgorithm.der)) throw malformed("the two signature algorithms differ (RFC 5280 section 5.1.1.2)");
     this.issuer = Name.read(tbs);
+    if (this.issuer.isEmpty) throw malformed("the issuer is empty (RFC 5280 section 5.1.2.3)");
+    const thisUpdateTag = tbs.peek();
     this.thisUpdate = new Date(tbs.readTime());
-    if (tbs.peek() !== tag.utcTime && tbs.peek() !== tag.generalizedTime) throw malformed("nextUpdate is missing (RFC 5280 section 5.1.2.5)");
+    const nextUpdateTag = tbs.peek();
+    if (nextUpdateTag !== tag.utcTime && nextUpdateTag !== tag.generalizedTime) throw malformed("nextUpdate is missing (RFC 5280 section 5.1.2.5)");
     this.nextUpdate = new Date(tbs.readTime());
+    this.hasPrescribedTimes = thisUpdateTag === prescribedTimeTag(this.thisUpdate.getTime()) && nextUpdateTag === prescribedTimeTag(this.nextUpdate.getTime());
+    this.version = version2 ? 2 : 1;
 
-    const walk: EntryWalk = { size: 0, issuerRuns: [], unknownCritical: [] };
+    const walk: EntryWalk = { size: 0, issuerRuns: [], unknownCritical: new Set(), critical: new Set(), reasonBits: 0 };
     if (tbs.peek() === tag.sequence) {
       tbs.expect(tag.sequence);
       this.#entriesStart = tbs.contentStart;
@@ -105,6 +118,8 @@ export class CertificateRevocationList {
     }
     this.size = walk.size;
     this.#issuerRuns = walk.issuerRuns;
+    this.reasonsPresent = new Set(reasonCodes.filter((reason, number) => reason !== undefined && (walk.reasonBits & (1 << number)) !== 0) as ReasonCode[]);
+    this.criticalEntryExtensions = [...walk.critical];
 
     const explicit = tbs.enterIf(constructedContextTag(0));
     if (explicit !== undefined && !version2) throw malformed("extensions need version 2");
@@ -116,9 +131,9 @@ export class CertificateRevocationList {
       else if (extensionOid === oid.deltaCrlIndicator) this.baseCrlNumber = readNumber(value);
       else if (extensionOid === oid.authorityKeyIdentifier) this.authorityKeyIdentifier = readAuthorityKeyIdentifier(value);
       else if (extensionOid === oid.issuingDistributionPoint) this.issuingDistributionPoint = readIssuingDistributionPoint(value);
-      else if (critical) walk.unknownCritical.push(extensionOid);
+      else if (critical) walk.unknownCritical.add(extensionOid);
     }
-    this.unknownCritical = walk.unknownCritical;
+    this.unknownCritical = [...walk.unknownCritical];
     if (walk.issuerRuns.length > 0 && this.issuingDistributionPoint?.indirect !== true) throw malformed("a certificateIssuer in a CRL that is not indirect");
   }
 
@@ -189,7 +204,13 @@ export class CertificateRevocationList {
     return pemEncode("X509 CRL", this.der);
   }
 
-  /** Bytes of the index for each entry, once there is one. */
+  /** Whether a serial number stands twice, for one certificate issuer. */
+  get hasDuplicateEntries(): boolean {
+    if (this.size > 0) this.#index ??= this.#buildIndex();
+    return this.#hasDuplicates;
+  }
+
+  /** Bytes of the index for each entry. */
   get indexOctetsPerEntry(): number {
     return this.size === 0 ? 0 : (this.#index ??= this.#buildIndex()).byteLength / this.size;
   }
@@ -202,7 +223,9 @@ export class CertificateRevocationList {
     for (let at = this.#entriesStart; at < this.#entriesEnd; ) {
       const serialHeader = contentOffset(bytes, at);
       let slot = hashOctets(bytes, serialHeader + 2, bytes[serialHeader + 1] as number) & mask;
-      while (index[slot] !== 0) slot = (slot + 1) & mask;
+      for (let other = index[slot] as number; other !== 0; slot = (slot + 1) & mask, other = index[slot] as number) {
+        if (sameSerial(bytes, contentOffset(bytes, other), serialHeader) && this.#issuerAt(other).equals(this.#issuerAt(at))) this.#hasDuplicates = true;
+      }
       index[slot] = at;
       at = serialHeader + contentLength(bytes, at);
     }
@@ -228,8 +251,13 @@ export class CertificateRevocationList {
 interface EntryWalk {
   size: number;
   readonly issuerRuns: IssuerRun[];
-  readonly unknownCritical: string[];
+  readonly unknownCritical: Set<string>;
+  readonly critical: Set<string>;
+  /** Bit n: CRLReason n occurs. */
+  reasonBits: number;
 }
+
+const processedEntryExtensions: ReadonlySet<string> = new Set([oid.reasonCode, oid.invalidityDate, oid.certificateIssuer]);
 
 /** crlEntryExtensions that hold a reasonCode alone, up to its value. */
 const reasonOnly = Buffer.from("300c300a0603551d1504030a01", "hex");
@@ -261,14 +289,17 @@ function checkEntries(bytes: Buffer, start: number, end: number, walk: EntryWalk
     if (usual) {
       if (lastTime < 0 || !sameTime(bytes, lastTime, time)) decodeTime(bytes, tag.utcTime, time + 2, extensions);
       lastTime = time;
+      if (extensions !== next) walk.reasonBits |= 1 << (bytes[next - 1] as number);
       at = next;
     } else {
       const reader = new DerReader(bytes, at, end);
-      const { certificateIssuer, unknownCritical, serialOctets } = readEntry(reader);
+      const { entry, certificateIssuer, critical, unknownCritical, serialOctets } = readEntry(reader);
       // The index reads the serial number's header as two octets.
       if (serialOctets > 127) throw malformed("a serial number of more than 127 octets");
       if (certificateIssuer !== undefined) walk.issuerRuns.push({ start: at, issuer: certificateIssuer });
-      for (const extension of unknownCritical) if (!walk.unknownCritical.includes(extension)) walk.unknownCritical.push(extension);
+      if (entry.reason !== undefined) walk.reasonBits |= 1 << reasonCodes.indexOf(entry.reason);
+      for (const extension of critical) walk.critical.add(extension);
+      for (const extension of unknownCritical) walk.unknownCritical.add(extension);
       at = reader.position;
     }
   }
@@ -285,15 +316,25 @@ function sameTime(bytes: Buffer, one: number, other: number): boolean {
   return true;
 }
 
+interface EntryReading {
+  readonly entry: RevokedEntry;
+  readonly certificateIssuer: Name | undefined;
+  /** OIDs of critical extensions, and of those among them that are not processed. */
+  readonly critical: readonly string[];
+  readonly unknownCritical: readonly string[];
+  readonly serialOctets: number;
+}
+
 /** Reads one entry (RFC 5280 sections 5.1.2.6 and 5.3). @throws SignetError `der-malformed`, `crl-malformed` */
-function readEntry(reader: DerReader): { entry: RevokedEntry; certificateIssuer: Name | undefined; unknownCritical: readonly string[]; serialOctets: number } {
+function readEntry(reader: DerReader): EntryReading {
   const content = reader.enter(tag.sequence);
   const serial = content.readIntegerBytes();
   const revocationDate = new Date(content.readTime());
   let reason: ReasonCode | undefined;
   let certificateIssuer: Name | undefined;
-  const unknownCritical: string[] = [];
-  for (const { oid: extensionOid, critical, value } of content.atEnd ? [] : readExtensionList(content)) {
+  const extensions = content.atEnd ? [] : readExtensionList(content);
+  const critical = extensions.filter((extension) => extension.critical).map((extension) => extension.oid);
+  for (const { oid: extensionOid, value } of extensions) {
     if (extensionOid === oid.reasonCode) {
       const number = new DerReader(value);
       reason = reasonCodes[number.readCount(tag.enumerated)];
@@ -308,13 +349,11 @@ function readEntry(reader: DerReader): { entry: RevokedEntry; certificateIssuer:
       const name = readSingle(value, tag.sequence, readGeneralNames).find((general) => general.kind === "directory");
       if (name === undefined) throw malformed("a certificateIssuer without a directoryName");
       certificateIssuer = name.value;
-    } else if (critical) {
-      unknownCritical.push(extensionOid);
     }
   }
   content.finish();
   const entry = { serialNumber: serialNumberHex(serial), revocationDate, ...(reason === undefined ? {} : { reason }) };
-  return { entry, certificateIssuer, unknownCritical, serialOctets: serial.length };
+  return { entry, certificateIssuer, critical, unknownCritical: critical.filter((extensionOid) => !processedEntryExtensions.has(extensionOid)), serialOctets: serial.length };
 }
 
 function readNumber(value: Uint8Array): bigint {
@@ -380,6 +419,13 @@ function serialOctets(serialNumber: string): number {
 function sameOctets(bytes: Uint8Array, at: number, octets: number): boolean {
   if (bytes[at - 1] !== octets) return false;
   for (let i = 0; i < octets; i++) if (bytes[at + i] !== scratch[i]) return false;
+  return true;
+}
+
+/** Whether two INTEGER elements of fewer than 128 octets are the same. */
+function sameSerial(bytes: Uint8Array, one: number, other: number): boolean {
+  const length = bytes[one + 1] as number;
+  for (let i = 1; i < length + 2; i++) if (bytes[one + i] !== bytes[other + i]) return false;
   return true;
 }
 

@@ -377,9 +377,14 @@ export function encodeText(text: string, identifier: number = tag.utf8String): B
   return encode(identifier, Buffer.from(text, identifier === tag.utf8String ? "utf8" : "latin1"));
 }
 
-/** Time of RFC 5280 section 4.1.2.5: UTCTime through 2049, GeneralizedTime from 2050. Milliseconds are dropped. */
+/** UTCTime from 1950 through 2049, GeneralizedTime otherwise (RFC 5280 section 4.1.2.5). */
+export function prescribedTimeTag(time: number): number {
+  return time >= Date.UTC(1950, 0) && time < Date.UTC(2050, 0) ? tag.utcTime : tag.generalizedTime;
+}
+
+/** Time in the form that RFC 5280 section 4.1.2.5 prescribes. Milliseconds are dropped. */
 export function encodeTime(time: Date): Buffer {
   const digits = time.toISOString().replace(/\.\d+Z$|[-:T]/g, "");
-  const utc = time.getUTCFullYear() >= 1950 && time.getUTCFullYear() < 2050;
-  return encode(utc ? tag.utcTime : tag.generalizedTime, Buffer.from(`${utc ? digits.slice(2) : digits}Z`, "latin1"));
+  const identifier = prescribedTimeTag(time.getTime());
+  return encode(identifier, Buffer.from(`${identifier === tag.utcTime ? digits.slice(2) : digits}Z`, "latin1"));
 }

@@ -1,0 +1,179 @@
+/**
+ * Search for a path from an end entity to a trust anchor among certificates that anybody may have sent: several candidates
+ * for an issuer, cross-signed and cyclic sets. Depth first, the likeliest candidate first, with limits on all work.
+ */
+import type { Certificate } from "./certificate.ts";
+import { asBuffer } from "./der.ts";
+import { SignetError } from "./errors.ts";
+import { checkEndEntity, checkIntermediate, checkPath, checkTrustAnchor } from "./path-rules.ts";
+import type { PathParameters, PathWork } from "./path-rules.ts";
+
+/** Limits on the work for one end entity. Honest sets need a few units of each. */
+export interface PathBudget {
+  /** Signature verifications. A chain of n certificates without rivals needs n. */
+  readonly signatures: number;
+  /** Candidates that are taken into a path. */
+  readonly steps: number;
+  /** Names held against a subtree of a name constraint; the same number as in rustls-webpki. */
+  readonly nameComparisons: number;
+  /** Nodes of policy graphs. */
+  readonly policyNodes: number;
+}
+
+export const defaultBudget: PathBudget = { signatures: 100, steps: 10_000, nameComparisons: 250_000, policyNodes: 20_000 };
+
+/** Longest path, anchor included. */
+const pathLengthLimit = 32;
+
+export interface PathSearch {
+  readonly endEntity: Certificate;
+  readonly intermediates: readonly Certificate[];
+  readonly trustAnchors: readonly Certificate[];
+  readonly parameters: PathParameters;
+  readonly budget?: Partial<PathBudget>;
+  /** A further condition on a path, such as revocation; it throws what is wrong with it, and the search goes on. */
+  readonly accept?: (chain: readonly Certificate[]) => void;
+}
+
+/** How far a candidate got before it failed; of several failures the one that got farthest is reported. */
+const stage = { nothing: 0, signature: 1, issuer: 2, path: 3 } as const;
+
+/**
+ * The first path that holds: end entity first, trust anchor last.
+ * @throws SignetError with the code of the rule that broke the likeliest path; `path-not-found` where nothing leads to an anchor;
+ *   `budget-exceeded`
+ */
+export function findPath(search: PathSearch): readonly Certificate[] {
+  return new Search(search).run();
+}
+
+class Search implements PathWork {
+  readonly #search: PathSearch;
+  readonly #remaining: Record<keyof PathBudget, number>;
+  /** What came of checking a certificate by itself. */
+  readonly #checked = new Map<Certificate, SignetError | undefined>();
+  readonly #signatures = new Map<Certificate, Map<Certificate, boolean>>();
+  #failure: SignetError | undefined;
+  #failureStage: number = stage.nothing;
+
+  constructor(search: PathSearch) {
+    this.#search = search;
+    this.#remaining = { ...defaultBudget, ...search.budget };
+  }
+
+  run(): readonly Certificate[] {
+    const { endEntity } = this.#search;
+    const path = this.#extend([endEntity]);
+    if (path !== undefined) return path;
+    throw this.#failure ?? new SignetError("path-not-found", `No path leads from ${endEntity.subject.toString()} to a trust anchor.`);
+  }
+
+  nameComparison(): void {
+    this.#spend("nameComparisons", 1);
+  }
+
+  policyNodes(count: number): void {
+    this.#spend("policyNodes", count);
+  }
+
+  #spend(what: keyof PathBudget, count: number): void {
+    this.#remaining[what] -= count;
+    if (this.#remaining[what] < 0) throw new SignetError("budget-exceeded", `These certificates cause too much work: ${what}.`, { details: { budget: what } });
+  }
+
+  /** A path that begins with `chain`, or undefined; failures are noted. */
+  #extend(chain: readonly Certificate[]): readonly Certificate[] | undefined {
+    const { trustAnchors, intermediates, parameters } = this.#search;
+    const child = chain.at(-1) as Certificate;
+    for (const anchor of candidates(child, trustAnchors)) {
+      this.#spend("steps", 1);
+      if (!this.#passes(stage.issuer, () => this.#checkOnce(anchor, checkTrustAnchor)) || !this.#isSigned(child, anchor)) continue;
+      const path = [...chain, anchor];
+      const holds = this.#passes(stage.path, () => {
+        checkEndEntity(this.#search.endEntity, parameters);
+        checkPath(path, parameters, this);
+        this.#search.accept?.(path);
+      });
+      if (holds) return path;
+    }
+    if (chain.length + 1 >= pathLengthLimit) return undefined;
+    for (const issuer of candidates(child, intermediates)) {
+      if (chain.some((earlier) => isSameAuthority(earlier, issuer))) continue;
+      this.#spend("steps", 1);
+      if (!this.#passes(stage.issuer, () => this.#checkOnce(issuer, checkIntermediate)) || !this.#isSigned(child, issuer)) continue;
+      const path = this.#extend([...chain, issuer]);
+      if (path !== undefined) return path;
+    }
+    return undefined;
+  }
+
+  #checkOnce(certificate: Certificate, check: (certificate: Certificate, parameters: PathParameters) => void): void {
+    if (!this.#checked.has(certificate)) {
+      try {
+        check(certificate, this.#search.parameters);
+        this.#checked.set(certificate, undefined);
+      } catch (error) {
+        if (!(error instanceof SignetError)) throw error;
+        this.#checked.set(certificate, error);
+      }
+    }
+    const failure = this.#checked.get(certificate);
+    if (failure !== undefined) throw failure;
+  }
+
+  #isSigned(child: Certificate, issuer: Certificate): boolean {
+    let byIssuer = this.#signatures.get(child);
+    if (byIssuer === undefined) this.#signatures.set(child, (byIssuer = new Map<Certificate, boolean>()));
+    let signed = byIssuer.get(issuer);
+    if (signed === undefined) {
+      this.#spend("signatures", 1);
+      byIssuer.set(issuer, (signed = child.isSignedBy(issuer.subjectPublicKeyInfo)));
+    }
+    if (!signed) this.#note(stage.signature, new SignetError("signature-invalid", `${child.subject.toString()} is not signed by ${issuer.subject.toString()}.`));
+    return signed;
+  }
+
+  #passes(reached: number, check: () => void): boolean {
+    try {
+      check();
+      return true;
+    } catch (error) {
+      if (!(error instanceof SignetError) || error.code === "budget-exceeded") throw error;
+      this.#note(reached, error);
+      return false;
+    }
+  }
+
+  #note(reached: number, error: SignetError): void {
+    if (reached <= this.#failureStage) return;
+    this.#failure = error;
+    this.#failureStage = reached;
+  }
+}
+
+/**
+ * Issuers for `child` by name, the likeliest first. Names that are equal byte for byte come before those that are equal
+ * only by the rules of comparison, which cost more and are seldom needed; key identifiers are hints, and order each group.
+ */
+function* candidates(child: Certificate, pool: readonly Certificate[]): Iterable<Certificate> {
+  const rest: Certificate[] = [];
+  const same = pool.filter((issuer) => issuer.subject.hasSameBytes(child.issuer) || (rest.push(issuer), false));
+  yield* orderByKeyIdentifier(child, same);
+  yield* orderByKeyIdentifier(child, rest.filter((issuer) => issuer.subject.equals(child.issuer)));
+}
+
+function orderByKeyIdentifier(child: Certificate, issuers: Certificate[]): Certificate[] {
+  const wanted = child.extensions.authorityKeyIdentifier;
+  if (issuers.length < 2 || wanted === undefined) return issuers;
+  const rank = (issuer: Certificate): number => {
+    const held = issuer.extensions.subjectKeyIdentifier;
+    if (held === undefined) return 1;
+    return held === wanted ? 0 : 2;
+  };
+  return issuers.sort((one, other) => rank(one) - rank(other));
+}
+
+/** One name with one key stands once in a path: a second time it could only go in a circle. */
+function isSameAuthority(one: Certificate, other: Certificate): boolean {
+  return one === other || (asBuffer(one.spki).equals(other.spki) && one.subject.equals(other.subject));
+}
