@@ -8,6 +8,7 @@ import { SignetError } from "./errors.ts";
 import type { ErrorCode } from "./errors.ts";
 import { keyUsageBits } from "./extensions.ts";
 import type { KeyUsageBit } from "./extensions.ts";
+import type { KeyType } from "./keys.ts";
 import { lintCertificate, subjectKeyIdentifierOf } from "./lint.ts";
 import type { CertificateProfile } from "./lint.ts";
 import { matchesDnsName, matchesIpAddress } from "./name-matching.ts";
@@ -94,8 +95,6 @@ export interface IssuingConstraints {
   readonly ipRanges: readonly string[];
 }
 
-type IssuerKeyType = "rsa-2048" | "rsa-3072" | "rsa-4096" | "ec-p256" | "ec-p384" | "ed25519" | "ml-dsa-65";
-
 export interface CertificateContent {
   readonly profile: CertificateProfile;
   /** SubjectPublicKeyInfo, DER. */
@@ -103,7 +102,7 @@ export interface CertificateContent {
   /** Hex, 8 to 20 octets, positive. */
   readonly serialNumber: string;
   readonly issuer: Certificate | "self";
-  readonly issuerKeyType: IssuerKeyType;
+  readonly issuerKeyType: KeyType;
   /** For a leaf: one URI, and hosts for a service's server certificate. `commonName` names a CA; in a leaf it must be one of the hosts. */
   readonly names: { readonly uri?: string; readonly dns?: readonly string[]; readonly ip?: readonly string[]; readonly commonName?: string };
   readonly notBefore: Date;
@@ -233,7 +232,7 @@ interface ThrowAwayKey {
 /** One key a kind, for the life of the process: it never signs anything that leaves it. */
 const throwAwayKeys = new Map<string, Promise<ThrowAwayKey>>();
 
-function throwAwayKey(type: IssuerKeyType): Promise<ThrowAwayKey> {
+function throwAwayKey(type: KeyType): Promise<ThrowAwayKey> {
   // The length of an RSA key does not show in what is to be signed.
   const kind = type.startsWith("rsa-") ? "rsa-2048" : type;
   let pending = throwAwayKeys.get(kind);
