@@ -1,0 +1,371 @@
+import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { z } from "zod";
+import { type Certificate, type CertificateId } from "./certificate.ts";
+import { CertificateRevocationList } from "./crl.ts";
+import type { Clock } from "./clock.ts";
+import { writeFileDurably } from "./durable-file.ts";
+import { SignetError } from "./errors.ts";
+import { isValidatedPath, type ValidatedPath, validatePath } from "./path-validation.ts";
+
+/** How far a CRL's thisUpdate may lie ahead, and the clock behind what was verified: what two clocks may differ by. */
+const clockToleranceMilliseconds = 5 * 60_000;
+
+/** What a scope's next CRL must rise above: the last that was verified. `digest` is its SHA-256 in hex, so that one number names one CRL. */
+export interface CrlFloor {
+  readonly crlNumber: bigint;
+  readonly thisUpdate: Date;
+  readonly digest: string;
+}
+
+/** Floors by scope. They outlive restarts: a party that forgot them would take a replayed CRL for news. */
+export interface CrlFloors {
+  get(scope: string): CrlFloor | undefined;
+  /** Durable when it returns. */
+  raise(scope: string, floor: CrlFloor): void;
+  /** Latest thisUpdate of any scope: no honest clock lies far before it. */
+  readonly latestThisUpdate: Date | undefined;
+}
+
+/** Floors that end with the process: for identities that do so too. */
+export function memoryFloors(): CrlFloors {
+  return new Floors(new Map(), () => {});
+}
+
+const floorsSchema = z.strictObject({
+  format: z.literal(1),
+  scopes: z.record(z.string(), z.strictObject({ crlNumber: z.string().regex(/^\d{1,49}$/), thisUpdate: z.iso.datetime(), digest: z.string().regex(/^[0-9a-f]{64}$/) })),
+});
+
+/** Floors in one JSON file of mode 0600, replaced whole. @throws SignetError data-directory-corrupt */
+export function fileFloors(file: string): CrlFloors {
+  const held = new Map<string, CrlFloor>();
+  let text: string | undefined;
+  try {
+    text = readFileSync(file, "utf8");
+  } catch (cause) {
+    if (!(cause instanceof Error && "code" in cause && cause.code === "ENOENT")) throw new SignetError("file-unusable", `${file} cannot be read.`, { cause });
+  }
+  if (text !== undefined) {
+    try {
+      const stored = floorsSchema.parse(JSON.parse(text));
+      for (const [scope, floor] of Object.entries(stored.scopes)) held.set(scope, { crlNumber: BigInt(floor.crlNumber), thisUpdate: new Date(floor.thisUpdate), digest: floor.digest });
+    } catch (cause) {
+      throw new SignetError("data-directory-corrupt", `${file}, which keeps CRLs from going back, is damaged. It was left alone.`, { cause });
+    }
+  }
+  return new Floors(held, (floors) => {
+    const scopes = Object.fromEntries([...floors].map(([scope, floor]) => [scope, { crlNumber: floor.crlNumber.toString(), thisUpdate: floor.thisUpdate.toISOString(), digest: floor.digest }]));
+    writeFileDurably(file, `${JSON.stringify({ format: 1, scopes }, null, 2)}\n`, 0o600);
+  });
+}
+
+class Floors implements CrlFloors {
+  readonly #floors: Map<string, CrlFloor>;
+  readonly #save: (floors: ReadonlyMap<string, CrlFloor>) => void;
+
+  constructor(floors: Map<string, CrlFloor>, save: (floors: ReadonlyMap<string, CrlFloor>) => void) {
+    this.#floors = floors;
+    this.#save = save;
+  }
+
+  get(scope: string): CrlFloor | undefined {
+    return this.#floors.get(scope);
+  }
+
+  raise(scope: string, floor: CrlFloor): void {
+    this.#save(new Map(this.#floors).set(scope, floor));
+    this.#floors.set(scope, floor);
+  }
+
+  get latestThisUpdate(): Date | undefined {
+    const times = [...this.#floors.values()].map((floor) => floor.thisUpdate.getTime());
+    return times.length === 0 ? undefined : new Date(Math.max(...times));
+  }
+}
+
+/** Known in this module alone: without it no NotRevoked comes into being. */
+const construction = Symbol("construction");
+
+interface Standing {
+  readonly generation: number;
+  /** Wall-clock milliseconds from which and until which the answer stands: clock floor, and the first of nextUpdate and notAfter. */
+  readonly validFrom: number;
+  readonly validUntil: number;
+  /** Monotonic milliseconds: when the first refresh is overdue. */
+  readonly freshUntil: number;
+}
+
+/** Proof that no certificate of a path was revoked, by CRLs that were fresh: only {@link RevocationStore.check} makes one. */
+export class NotRevoked {
+  readonly #standing: Standing;
+  readonly path: ValidatedPath;
+
+  constructor(key: symbol, path: ValidatedPath, standing: Standing) {
+    if (key !== construction) throw new SignetError("internal", "A NotRevoked comes from RevocationStore.check alone.");
+    this.path = path;
+    this.#standing = standing;
+    Object.freeze(this);
+  }
+
+  /** Run-time brand: an object literal of the same shape is no NotRevoked. */
+  static is(value: unknown): value is NotRevoked {
+    return typeof value === "object" && value !== null && #standing in value;
+  }
+
+  get validUntil(): Date {
+    return new Date(this.#standing.validUntil);
+  }
+
+  /** @internal for RevocationStore.recheck */
+  static standingOf(proof: NotRevoked): Standing {
+    return proof.#standing;
+  }
+}
+
+/** One CRL that is in force. */
+interface HeldCrl {
+  readonly scope: string;
+  readonly crl: CertificateRevocationList;
+  readonly digest: string;
+  /** Monotonic. */
+  refreshedAt: number;
+}
+
+export interface AcceptedCrl {
+  readonly scope: string;
+  readonly crlNumber: bigint;
+  /** Revoked by this CRL and not by the one before. */
+  readonly added: readonly CertificateId[];
+}
+
+export interface CrlStatus {
+  readonly scope: string;
+  readonly issuer: string;
+  readonly crlNumber: bigint;
+  readonly thisUpdate: Date;
+  readonly nextUpdate: Date;
+  readonly entries: number;
+  /** Milliseconds since the last authenticated refresh. */
+  readonly ageMilliseconds: number;
+}
+
+export interface RevocationStoreOptions {
+  readonly trustAnchors: readonly Certificate[];
+  readonly floors: CrlFloors;
+  readonly clock: Clock;
+  /** Longest that a CRL counts without an authenticated refresh. */
+  readonly maxAgeMilliseconds: number;
+}
+
+/**
+ * What one party knows of revocations: the CRLs in force, checked as RFC 5280 section 6.3 asks for the CRLs that Signet publishes (complete, direct, of
+ * all reasons, by the certificates' own issuer). A CRL counts once its issuer, signature, scope and dates stand and its number and thisUpdate rise; the floor is on disk before.
+ * Certificates are named by issuer key and serial number, never by a serial alone.
+ */
+export class RevocationStore {
+  readonly #options: RevocationStoreOptions;
+  /** By key identifier of the issuer. */
+  readonly #held = new Map<string, HeldCrl[]>();
+  readonly #listeners = new Set<(added: readonly CertificateId[]) => void>();
+  #generation = 0;
+
+  constructor(options: RevocationStoreOptions) {
+    this.#options = options;
+  }
+
+  /** Rises with every CRL that takes effect. */
+  get generation(): number {
+    return this.#generation;
+  }
+
+  /**
+   * Verifies a CRL and puts it in force in one step, then tells the subscribers. The bytes that are in force already count as a refresh.
+   * @param issuers certificates among which its issuer may be, besides the anchors
+   * @throws SignetError crl-malformed | crl-scope-unsupported | crl-issuer-not-authorized | crl-signature-invalid | crl-from-future | crl-stale | crl-rollback | clock-rolled-back, or what is wrong with the issuer's path
+   */
+  accept(crlDer: Uint8Array, issuers: readonly Certificate[]): AcceptedCrl {
+    const { clock, floors } = this.#options;
+    const crl = CertificateRevocationList.parse(crlDer);
+    const { crlNumber, authorityKeyIdentifier } = requireSupportedScope(crl);
+    const now = clock.now();
+    this.#verifyIssuer(crl, authorityKeyIdentifier, issuers, now);
+    this.#requireClock(now);
+    if (crl.thisUpdate.getTime() > now.getTime() + clockToleranceMilliseconds) {
+      throw new SignetError("crl-from-future", `The CRL of ${crl.issuer} says it was made at ${crl.thisUpdate.toISOString()}, which lies ahead.`, { details: { thisUpdate: crl.thisUpdate.toISOString() } });
+    }
+    if (crl.nextUpdate.getTime() <= now.getTime()) throw stale(crl);
+
+    const scope = scopeOf(authorityKeyIdentifier, crl);
+    const digest = createHash("sha256").update(crlDer).digest("hex");
+    const siblings = this.#held.get(authorityKeyIdentifier) ?? [];
+    const before = siblings.find((held) => held.scope === scope);
+    if (before?.digest === digest) {
+      before.refreshedAt = clock.monotonicMilliseconds();
+      return { scope, crlNumber, added: [] };
+    }
+    const floor = floors.get(scope);
+    if (floor !== undefined && floor.digest !== digest && (crlNumber <= floor.crlNumber || crl.thisUpdate <= floor.thisUpdate)) {
+      throw new SignetError("crl-rollback", `The CRL of ${crl.issuer} has the number ${crlNumber}, and number ${floor.crlNumber} was seen before.`, {
+        details: { crlNumber: crlNumber.toString(), seen: floor.crlNumber.toString() },
+      });
+    }
+    floors.raise(scope, { crlNumber, thisUpdate: crl.thisUpdate, digest });
+    const added: CertificateId[] = [];
+    for (const { serialNumber } of crl.entries()) {
+      if (before?.crl.find(serialNumber) === undefined) added.push({ issuerKeyId: authorityKeyIdentifier, serialNumber });
+    }
+    this.#held.set(authorityKeyIdentifier, [...siblings.filter((held) => held !== before), { scope, crl, digest, refreshedAt: clock.monotonicMilliseconds() }]);
+    this.#generation += 1;
+    for (const listener of this.#listeners) listener(added);
+    return { scope, crlNumber, added };
+  }
+
+  /** The CA said over TLS that this scope's CRL is the latest (304): moves the time of its refresh, nothing else. */
+  confirmCurrent(scope: string): void {
+    const held = [...this.#held.values()].flat().find((candidate) => candidate.scope === scope);
+    if (held !== undefined) held.refreshedAt = this.#options.clock.monotonicMilliseconds();
+  }
+
+  /**
+   * Proves that no certificate of the path, its anchor aside, is revoked.
+   * @throws SignetError certificate-revoked | crl-missing | crl-stale | crl-refresh-overdue | clock-rolled-back
+   */
+  check(path: ValidatedPath): NotRevoked {
+    if (!isValidatedPath(path)) throw new SignetError("internal", "Revocation is checked of validated paths alone.");
+    const { clock, maxAgeMilliseconds } = this.#options;
+    const now = clock.now();
+    const monotonic = clock.monotonicMilliseconds();
+    const validFrom = this.#requireClock(now);
+    let validUntil = Infinity;
+    let freshUntil = Infinity;
+    path.chain.slice(0, -1).forEach((certificate, index) => {
+      const issuer = path.chain[index + 1] as Certificate;
+      const held = this.#covering(certificate, issuer);
+      if (held === undefined) throw new SignetError("crl-missing", `No CRL covers ${certificate.subject} (serial number ${certificate.serialNumber}).`, { details: { serialNumber: certificate.serialNumber } });
+      const { crl, refreshedAt } = held;
+      const entry = crl.find(certificate.serialNumber);
+      if (entry !== undefined) {
+        const reason = entry.reason ?? "unspecified";
+        throw new SignetError("certificate-revoked", `The certificate ${certificate.serialNumber} (${certificate.subject}) was revoked at ${entry.revocationDate.toISOString()}: ${reason}.`, {
+          details: { serialNumber: certificate.serialNumber, reason, revocationDate: entry.revocationDate.toISOString(), crlNumber: String(crl.crlNumber) },
+        });
+      }
+      if (crl.nextUpdate.getTime() <= now.getTime()) throw stale(crl);
+      if (monotonic - refreshedAt > maxAgeMilliseconds) throw new SignetError("crl-refresh-overdue", `The CRL of ${crl.issuer} was last confirmed ${Math.round((monotonic - refreshedAt) / 1000)} s ago, over ${maxAgeMilliseconds / 1000} s.`);
+      validUntil = Math.min(validUntil, crl.nextUpdate.getTime() - 1, certificate.notAfter.getTime());
+      freshUntil = Math.min(freshUntil, refreshedAt + maxAgeMilliseconds);
+    });
+    return new NotRevoked(construction, path, { generation: this.#generation, validFrom, validUntil, freshUntil });
+  }
+
+  /**
+   * The proof itself while everything that it rests on stands, which costs three comparisons; otherwise a new one, or a refusal.
+   * @throws SignetError as {@link check}, and certificate-expired
+   */
+  recheck(proof: NotRevoked): NotRevoked {
+    if (!NotRevoked.is(proof)) throw new SignetError("internal", "Only a NotRevoked can be rechecked.");
+    const { generation, validFrom, validUntil, freshUntil } = NotRevoked.standingOf(proof);
+    const { clock } = this.#options;
+    const now = clock.now().getTime();
+    if (generation === this.#generation && now >= validFrom && now <= validUntil && clock.monotonicMilliseconds() <= freshUntil) return proof;
+    const expired = proof.path.chain.find((certificate) => now > certificate.notAfter.getTime());
+    if (expired !== undefined) throw new SignetError("certificate-expired", `The certificate ${expired.serialNumber} (${expired.subject}) expired at ${expired.notAfter.toISOString()}.`, { details: { notAfter: expired.notAfter.toISOString() } });
+    return this.check(proof.path);
+  }
+
+  /** What this party has to wait for before it can accept anybody, in words; undefined when nothing is missing. */
+  waitingFor(): string | undefined {
+    const { clock, maxAgeMilliseconds } = this.#options;
+    const held = [...this.#held.values()].flat();
+    if (!held.some(({ crl }) => crl.issuingDistributionPoint?.onlyContainsUserCerts !== true)) return "the CRL for CA certificates";
+    if (!held.some(({ crl }) => crl.issuingDistributionPoint?.onlyContainsCACerts !== true)) return "the CRL for end-entity certificates";
+    const now = clock.now().getTime();
+    const clockFloor = this.#clockFloor();
+    if (now < clockFloor) return `the clock to reach ${new Date(clockFloor).toISOString()}, which verified CRLs show to have passed`;
+    const old = held.find(({ crl }) => crl.nextUpdate.getTime() <= now);
+    if (old !== undefined) return `the next CRL of ${old.crl.issuer}: number ${old.crl.crlNumber} ended at ${old.crl.nextUpdate.toISOString()}`;
+    const overdue = held.find(({ refreshedAt }) => clock.monotonicMilliseconds() - refreshedAt > maxAgeMilliseconds);
+    return overdue === undefined ? undefined : `an answer of the CA that the CRL of ${overdue.crl.issuer} is still the latest`;
+  }
+
+  /** @returns a function that ends the subscription */
+  onRevoked(listener: (added: readonly CertificateId[]) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  status(): CrlStatus[] {
+    const monotonic = this.#options.clock.monotonicMilliseconds();
+    return [...this.#held.values()].flat().map(({ scope, crl, refreshedAt }) => ({
+      scope,
+      issuer: crl.issuer.toString(),
+      crlNumber: crl.crlNumber ?? 0n,
+      thisUpdate: crl.thisUpdate,
+      nextUpdate: crl.nextUpdate,
+      entries: crl.size,
+      ageMilliseconds: monotonic - refreshedAt,
+    }));
+  }
+
+  #covering(certificate: Certificate, issuer: Certificate): HeldCrl | undefined {
+    const isCa = certificate.extensions.basicConstraints?.ca === true;
+    return this.#held.get(issuer.extensions.subjectKeyIdentifier ?? "")?.find(({ crl }) => {
+      const scope = crl.issuingDistributionPoint;
+      if (!crl.issuer.equals(certificate.issuer)) return false;
+      if (scope === undefined) return true;
+      if (isCa ? scope.onlyContainsUserCerts : scope.onlyContainsCACerts) return false;
+      return scope.fullNames.length === 0 || sharesDistributionPoint(certificate, scope.fullNames);
+    });
+  }
+
+  #verifyIssuer(crl: CertificateRevocationList, keyId: string, issuers: readonly Certificate[], at: Date): void {
+    const { trustAnchors } = this.#options;
+    const candidates = [...trustAnchors, ...issuers].filter((candidate) => candidate.subject.equals(crl.issuer));
+    const issuer = candidates.find((candidate) => candidate.extensions.subjectKeyIdentifier === keyId);
+    if (issuer === undefined) throw new SignetError("crl-signature-invalid", `The CRL of ${crl.issuer} is by a key that none of the known issuers of that name has.`, { details: { keyId } });
+    if (issuer.extensions.keyUsage?.has("cRLSign") !== true) throw new SignetError("crl-issuer-not-authorized", `${issuer.subject} may not sign CRLs: its certificate lacks cRLSign.`);
+    crl.verifySignature(issuer);
+    if (!trustAnchors.includes(issuer)) validatePath({ endEntity: issuer, intermediates: issuers, trustAnchors, purpose: "serverAuth", at });
+  }
+
+  #clockFloor(): number {
+    return (this.#options.floors.latestThisUpdate?.getTime() ?? -Infinity) - clockToleranceMilliseconds;
+  }
+
+  #requireClock(now: Date): number {
+    const floor = this.#clockFloor();
+    if (now.getTime() < floor) {
+      throw new SignetError("clock-rolled-back", `The clock says ${now.toISOString()}, before the verified CRL of ${this.#options.floors.latestThisUpdate?.toISOString() ?? ""}.`);
+    }
+    return floor;
+  }
+}
+
+function requireSupportedScope(crl: CertificateRevocationList): { crlNumber: bigint; authorityKeyIdentifier: string } {
+  const { crlNumber, authorityKeyIdentifier, issuingDistributionPoint: scope } = crl;
+  const unsupported = (what: string) => new SignetError("crl-scope-unsupported", `The CRL of ${crl.issuer} ${what}.`);
+  if (crl.unknownCritical.length > 0) throw unsupported(`has the critical extension ${crl.unknownCritical[0] ?? ""}, which is not understood`);
+  if (crl.isDelta) throw unsupported("is a delta: it says nothing by itself");
+  if (scope?.indirect === true) throw unsupported("is indirect");
+  if (scope?.onlySomeReasons !== undefined) throw unsupported("covers only some reasons");
+  if (scope?.onlyContainsAttributeCerts === true || scope?.relativeName !== undefined) throw unsupported("has a scope that no certificate of Signet is in");
+  if (scope?.onlyContainsUserCerts === true && scope.onlyContainsCACerts) throw unsupported("covers no certificate");
+  if (crlNumber === undefined || authorityKeyIdentifier === undefined) throw unsupported("lacks its number or its issuer's key identifier (RFC 5280 sections 5.2.1 and 5.2.3)");
+  return { crlNumber, authorityKeyIdentifier };
+}
+
+/** A scope is the issuer's key and the IssuingDistributionPoint, byte for byte. */
+function scopeOf(issuerKeyId: string, crl: CertificateRevocationList): string {
+  const scope = crl.issuingDistributionPoint;
+  return `${issuerKeyId}/${scope === undefined ? "complete" : createHash("sha256").update(scope.der).digest("hex").slice(0, 16)}`;
+}
+
+function sharesDistributionPoint(certificate: Certificate, fullNames: readonly { readonly kind: string }[]): boolean {
+  const uris = new Set(fullNames.flatMap((name) => (name.kind === "uri" && "value" in name ? [name.value] : [])));
+  return (certificate.extensions.crlDistributionPoints ?? []).some((point) => (point.fullNames ?? []).some((name) => name.kind === "uri" && uris.has(name.value)));
+}
+
+function stale(crl: CertificateRevocationList): SignetError {
+  return new SignetError("crl-stale", `The CRL of ${crl.issuer}, number ${crl.crlNumber}, ended at ${crl.nextUpdate.toISOString()}.`, { details: { nextUpdate: crl.nextUpdate.toISOString() } });
+}
