@@ -66,7 +66,7 @@ export function checkProfile(path: ValidatedPath): Identity {
   if (extensions.basicConstraints?.ca === true) throw refuse("profile-violation", "A CA certificate identifies nobody.", path);
   if (extensions.subjectAltName === undefined) throw refuse("san-missing", "The certificate has no subjectAltName; its common name does not count.", path);
   if (extensions.extendedKeyUsage === undefined) throw refuse("extended-key-usage-missing", "The certificate has no extendedKeyUsage.", path);
-  if (extensions.extendedKeyUsage.length !== 1 || extensions.extendedKeyUsage[0] !== oid[path.purpose]) throw refuse("purpose-not-permitted", `The certificate is not for ${path.purpose} alone.`, path);
+  if (path.purpose === "cRLSign" || extensions.extendedKeyUsage.length !== 1 || extensions.extendedKeyUsage[0] !== oid[path.purpose]) throw refuse("purpose-not-permitted", `The certificate is not for ${path.purpose} alone.`, path);
   const uris = extensions.subjectAltName.filter((name) => name.kind === "uri");
   if (uris.length !== 1) throw refuse("identity-ambiguous", `The certificate has ${uris.length} URIs where one belongs.`, path);
   try {

@@ -10,6 +10,9 @@ export type { PathBudget } from "./path-building.ts";
 /** What the end entity's key is to be used for: `clientAuth` as seen by a TLS server, `serverAuth` as seen by a TLS client. */
 export type KeyPurpose = "clientAuth" | "serverAuth";
 
+/** What a path may be validated for: a key purpose, or (of a CA) the signing of CRLs, which keyUsage alone permits. */
+export type PathPurpose = KeyPurpose | "cRLSign";
+
 /** Known in this module alone: without it no ValidatedPath comes into being. */
 const construction = Symbol("construction");
 
@@ -22,9 +25,9 @@ export class ValidatedPath {
   /** End entity first, trust anchor last. */
   readonly chain: readonly Certificate[];
   readonly at: Date;
-  readonly purpose: KeyPurpose;
+  readonly purpose: PathPurpose;
 
-  constructor(key: symbol, chain: readonly Certificate[], at: Date, purpose: KeyPurpose) {
+  constructor(key: symbol, chain: readonly Certificate[], at: Date, purpose: PathPurpose) {
     if (key !== construction) throw new SignetError("internal", "A ValidatedPath comes from validatePath alone.");
     this.chain = Object.freeze([...chain]);
     this.at = new Date(at);
@@ -60,7 +63,7 @@ export function validatePath(i: {
   readonly endEntity: Certificate;
   readonly intermediates: readonly Certificate[];
   readonly trustAnchors: readonly Certificate[];
-  readonly purpose: KeyPurpose;
+  readonly purpose: PathPurpose;
   readonly at: Date;
   readonly budget?: Partial<PathBudget>;
 }): ValidatedPath {

@@ -326,7 +326,7 @@ export class RevocationStore {
     if (issuer === undefined) throw new SignetError("crl-signature-invalid", `The CRL of ${crl.issuer} is by a key that none of the known issuers of that name has.`, { details: { keyId } });
     if (issuer.extensions.keyUsage?.has("cRLSign") !== true) throw new SignetError("crl-issuer-not-authorized", `${issuer.subject} may not sign CRLs: its certificate lacks cRLSign.`);
     crl.verifySignature(issuer);
-    if (!trustAnchors.includes(issuer)) validatePath({ endEntity: issuer, intermediates: issuers, trustAnchors, purpose: "serverAuth", at });
+    if (!trustAnchors.includes(issuer)) validatePath({ endEntity: issuer, intermediates: issuers, trustAnchors, purpose: "cRLSign", at });
   }
 
   #clockFloor(): number {
