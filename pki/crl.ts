@@ -166,11 +166,11 @@ export class CertificateRevocationList {
   /**
    * The entry of a certificate with this serial number, or undefined. In an indirect CRL, entries belong to the
    * `certificateIssuer` they name, or to the CRL's issuer; leave it out for certificates that the CRL's issuer issued.
+   * @throws SignetError `request-malformed` where `serialNumber` is not in the form of `Certificate.serialNumber`
    */
   find(serialNumber: string, certificateIssuer: Name = this.issuer): RevokedEntry | undefined {
-    if (this.size === 0) return undefined;
     const octets = serialOctets(serialNumber);
-    if (octets === 0) return undefined;
+    if (this.size === 0) return undefined;
     const bytes = this.der;
     const index = (this.#index ??= this.#buildIndex());
     const mask = index.length - 1;
@@ -400,18 +400,25 @@ function hashOctets(bytes: Uint8Array, start: number, length: number): number {
 /** Content octets of the serial number that is looked for; look-ups are synchronous, so one place will do. */
 const scratch = new Uint8Array(128);
 const nibbles = Int8Array.from({ length: 128 }, (_, code) => "0123456789abcdef".indexOf(String.fromCharCode(code)));
+const nibble = (text: string, at: number): number => nibbles[text.charCodeAt(at)] ?? -1;
 
-/** Puts the INTEGER content of a serial number in hex into `scratch` and returns its length; 0 where it cannot be one. */
+/**
+ * Puts the INTEGER content of a serial number in hex into `scratch` and returns its length. A text in another form is refused:
+ * that nothing is found for it would mean "not revoked".
+ */
 function serialOctets(serialNumber: string): number {
-  const negative = serialNumber.charCodeAt(0) === 0x2d;
-  const start = negative ? 1 : 0;
+  const start = serialNumber.charCodeAt(0) === 0x2d ? 1 : 0;
   const digits = serialNumber.length - start;
-  if (digits === 0 || digits % 2 !== 0 || digits > 252) return 0;
+  const high = nibble(serialNumber, start) >= 8;
+  let wellFormed = digits > 0 && digits % 2 === 0 && digits <= 252 && (start === 0 || high) && (digits === 2 || !serialNumber.startsWith("00"));
   let length = 0;
-  if (!negative && (nibbles[serialNumber.charCodeAt(0) & 0x7f] as number) >= 8) scratch[length++] = 0;
-  for (let at = start; at < serialNumber.length; at += 2) {
-    scratch[length++] = ((nibbles[serialNumber.charCodeAt(at) & 0x7f] as number) << 4) | (nibbles[serialNumber.charCodeAt(at + 1) & 0x7f] as number);
+  if (start === 0 && high) scratch[length++] = 0;
+  for (let at = start; wellFormed && at < serialNumber.length; at += 2) {
+    const octet = (nibble(serialNumber, at) << 4) | nibble(serialNumber, at + 1);
+    wellFormed = octet >= 0;
+    scratch[length++] = octet;
   }
+  if (!wellFormed) throw new SignetError("request-malformed", "A serial number is lower-case hex of whole octets, without leading zero octets.");
   return length;
 }
 

@@ -147,6 +147,61 @@ export function forge(content: ForgedContent, signer: KeyObject, algorithm: Sign
   return Certificate.parse(signToBeSigned(tbs, signer, algorithm));
 }
 
+export interface ForgedCrlContent {
+  readonly issuer: Name;
+  /** DER elements instead of the usual times. */
+  readonly thisUpdate?: Uint8Array;
+  readonly nextUpdate?: Uint8Array;
+  /** DER of each entry. */
+  readonly entries?: readonly Uint8Array[];
+  readonly extensions?: readonly Uint8Array[];
+  readonly version?: 1 | 2;
+}
+
+/** One entry of a CRL, with extensions as they are given. */
+export const crlEntry = (serialNumber: string, ...list: readonly Uint8Array[]): Uint8Array =>
+  encodeSequence(encodeIntegerHex(serialNumber), encodeTime(testTime.notBefore), ...(list.length === 0 ? [] : [encodeSequence(...list)]));
+
+export const reasonCode = (reason: number, critical = false): Uint8Array => extension(oid.reasonCode, critical, Buffer.of(0x0a, 1, reason));
+
+/** Content of an IssuingDistributionPoint. */
+export const issuingDistributionPoint = (i: { fullName?: GeneralName; user?: boolean; ca?: boolean; attribute?: boolean; reasons?: number; indirect?: boolean }): Uint8Array => {
+  const flag = (number: number, set?: boolean) => (set === true ? [encode(contextTag(number), Buffer.of(0xff))] : []);
+  return encodeSequence(
+    ...(i.fullName === undefined ? [] : [encodeExplicit(0, encode(constructedContextTag(0), encodeGeneralName(i.fullName)))]),
+    ...flag(1, i.user),
+    ...flag(2, i.ca),
+    ...(i.reasons === undefined ? [] : [encodeNamedBits(i.reasons, contextTag(3))]),
+    ...flag(4, i.indirect),
+    ...flag(5, i.attribute),
+  );
+};
+
+/** Extensions of CRLs by what they say; each gives the DER of one Extension. */
+export const crlExtensions = {
+  crlNumber: (number: number | bigint, critical = false) => extension(oid.crlNumber, critical, encodeInteger(number)),
+  deltaCrlIndicator: (base: number, critical = true) => extension(oid.deltaCrlIndicator, critical, encodeInteger(base)),
+  issuingDistributionPoint: (i: Parameters<typeof issuingDistributionPoint>[0], critical = true) => extension(oid.issuingDistributionPoint, critical, issuingDistributionPoint(i)),
+  freshestCrl: (url: string, critical = false) =>
+    extension(oid.freshestCrl, critical, encodeSequence(encodeSequence(encodeExplicit(0, encode(constructedContextTag(0), encodeText(url, contextTag(6))))))),
+  authorityKeyIdentifier: (hex: string, critical = false) => extensions.authorityKeyIdentifier(hex, critical),
+} as const;
+
+/** A CRL with exactly this content, signed by `signer`; this and next update are an hour around `testTime.now` unless told otherwise. */
+export function forgeCrl(content: ForgedCrlContent, signer: KeyObject, algorithm: SignatureAlgorithmName = algorithmFor(signer)): CertificateRevocationList {
+  const around = (hours: number): Uint8Array => encodeTime(new Date(testTime.now.getTime() + hours * 3_600_000));
+  const tbs = encodeSequence(
+    ...(content.version === 1 ? [] : [encodeInteger(1)]),
+    Buffer.from(signatureAlgorithms[algorithm].der, "hex"),
+    content.issuer.der,
+    content.thisUpdate ?? around(-1),
+    content.nextUpdate ?? around(1),
+    ...(content.entries === undefined || content.entries.length === 0 ? [] : [encodeSequence(...content.entries)]),
+    ...(content.extensions === undefined || content.extensions.length === 0 ? [] : [encodeExplicit(0, encodeSequence(...content.extensions))]),
+  );
+  return CertificateRevocationList.parse(signToBeSigned(tbs, signer, algorithm));
+}
+
 /** Serial number of 16 octets, positive. */
 export function newSerialNumber(): string {
   const octets = randomBytes(16);
