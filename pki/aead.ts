@@ -29,7 +29,10 @@ export function openAes256Gcm(key: SecretKey | KeyObject, sealed: Uint8Array, ad
     const decipher = createDecipheriv("aes-256-gcm", keyObject, sealed.subarray(0, ivLength), { authTagLength: tagLength });
     decipher.setAAD(additionalData);
     decipher.setAuthTag(sealed.subarray(sealed.length - tagLength));
-    return Buffer.concat([decipher.update(sealed.subarray(ivLength, sealed.length - tagLength)), decipher.final()]);
+    const plaintext = decipher.update(sealed.subarray(ivLength, sealed.length - tagLength));
+    // GCM leaves nothing for final(), which only checks the tag: so there is one copy of the plaintext, and who zeroes it has zeroed it.
+    decipher.final();
+    return plaintext;
   } catch {
     throw new SignetError("decryption-failed", "The ciphertext does not open under this key and context.");
   }
