@@ -31,7 +31,7 @@ export function openSqlite(file: string, options: SqliteOptions = {}): SqlEngine
     if (!inMemory) closeSync(openSync(file, "a", 0o600));
     const writer = new DatabaseSync(file, { timeout: 5000, enableForeignKeyConstraints: true });
     try {
-      writer.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA trusted_schema = OFF");
+      writer.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA trusted_schema = OFF; PRAGMA secure_delete = ON");
       const check = writer.prepare("PRAGMA quick_check(1)").get();
       if (check?.["quick_check"] !== "ok") throw corrupt(file);
       const reader = inMemory ? undefined : new DatabaseSync(file, { readOnly: true, timeout: 5000 });
