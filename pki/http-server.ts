@@ -1,5 +1,5 @@
 import { randomUUID } from "node:crypto";
-import type { Server } from "node:http";
+import type { Server, ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import express, { type Express, type NextFunction, type Request, type RequestHandler, type Response } from "express";
 import type { z } from "zod";
@@ -64,7 +64,7 @@ export function requestIdOf(response: Response): string {
 }
 
 /** Answers with the problem document of an error; a connection whose answer has begun is cut. Defects and outages go to the log. */
-export function sendProblem(response: Response, error: unknown, requestId: string, log: Log): void {
+export function sendProblem(response: ServerResponse, error: unknown, requestId: string, log: Log): void {
   const problem = toProblem(refusalOf(error), requestId);
   if (problem.status >= 500) log.error({ err: error, requestId }, "request failed");
   if (response.headersSent) {

@@ -1,0 +1,220 @@
+import { existsSync } from "node:fs";
+import { createServer, type Server } from "node:https";
+import path from "node:path";
+import { text } from "node:stream/consumers";
+import { setTimeout } from "node:timers/promises";
+import type { TLSSocket } from "node:tls";
+import { parseArgs } from "node:util";
+import { systemClock } from "#pki/clock.ts";
+import { SignetError } from "#pki/errors.ts";
+import { EnrolledIdentity } from "#pki/identity.ts";
+import { close, listen } from "#pki/http-server.ts";
+import { createLog, type Log } from "#pki/log.ts";
+import { alpn, mutualServerOptions, PeerSessions } from "#pki/mtls.ts";
+import { createUnsealKey, readUnsealKey } from "#pki/unseal.ts";
+import { AuditLog } from "#store/audit-log.ts";
+import { DataDirectory } from "#store/data-directory.ts";
+import { openSqlite } from "#store/sqlite.ts";
+import { kmsListener } from "./http.ts";
+import { KeyService } from "./key-service.ts";
+
+const usage = `The key-management service of Signet.
+
+  kms-server/main.ts --data DIR [--port N] [--host ADDRESS] [--identity DIR]
+                     [--ca URL --root-fingerprint HEX]
+
+  --data DIR              keeps keys in DIR/kms and the unseal key in DIR/unseal/kms.key
+  --port N                port to listen on; 0, the default, takes a free one
+  --host ADDRESS          address to listen on; 127.0.0.1 unless told
+  --identity DIR          the enrolled identity; DIR/kms/identity unless told
+  --ca URL                enrolment URL of the CA: needed once, while there is no identity
+  --root-fingerprint HEX  SHA-256 of the root certificate: needed with --ca
+
+The enrolment token comes from the environment (SIGNET_ENROLMENT_TOKEN) or from standard input.
+
+  SIGNET_ENROLMENT_TOKEN=... kms-server/main.ts --data data --ca https://localhost:8440 --root-fingerprint 5f0c...
+`;
+
+const format = { service: "kms", version: 1 } as const;
+/** Longest that the service goes on with revocation data whose last authenticated refresh lies back. */
+const maxAgeMilliseconds = 5 * 60_000;
+/** How often the life that is left of each certificate is looked at. */
+const renewalCheckMilliseconds = 60_000;
+const denialFlushMilliseconds = 60_000;
+/** How long a start waits for the CA's first answer before it listens all the same, and answers 503 until the CA is back. */
+const firstRefreshMilliseconds = 5_000;
+
+interface Arguments {
+  readonly data: string;
+  readonly port: number;
+  readonly host: string;
+  readonly identity: string;
+  readonly ca: string | undefined;
+  readonly rootFingerprint: string | undefined;
+}
+
+function readArguments(argv: readonly string[]): Arguments | undefined {
+  const string = { type: "string" } as const;
+  let values;
+  try {
+    ({ values } = parseArgs({ args: [...argv], options: { data: string, port: string, host: string, identity: string, ca: string, "root-fingerprint": string, help: { type: "boolean" } }, strict: true }));
+  } catch (error) {
+    throw new SignetError("usage", error instanceof Error ? error.message : "The arguments do not parse.");
+  }
+  if (values.help === true) return undefined;
+  if (values.data === undefined) throw new SignetError("usage", "--data DIR is missing.");
+  const port = values.port ?? "0";
+  if (!/^\d{1,5}$/.test(port) || Number(port) > 65535) throw new SignetError("usage", "--port is a number from 0 to 65535.");
+  if ((values.ca === undefined) !== (values["root-fingerprint"] === undefined)) throw new SignetError("usage", "--ca and --root-fingerprint go together.");
+  return {
+    data: values.data,
+    port: Number(port),
+    host: values.host ?? "127.0.0.1",
+    identity: values.identity ?? path.join(values.data, "kms", "identity"),
+    ca: values.ca,
+    rootFingerprint: values["root-fingerprint"],
+  };
+}
+
+/** Opens the data directory, or makes it where there is none. The unseal key is made with it, and never again: without it the keys are lost. */
+async function openData(data: string) {
+  const directory = path.join(data, "kms");
+  const unsealFile = path.join(data, "unseal", "kms.key");
+  if (DataDirectory.inspect(directory, format) === "empty") {
+    const held = await DataDirectory.initialise(directory, format, async (held) => {
+      // What a start that was killed half-way left behind sealed nothing yet, and is taken up.
+      if (!existsSync(unsealFile)) await createUnsealKey(unsealFile);
+      await openSqlite(held.file("kms.sqlite")).close();
+    });
+    return { held, unsealKey: await readUnsealKey(unsealFile) };
+  }
+  const held = DataDirectory.open(directory, format);
+  try {
+    return { held, unsealKey: await readUnsealKey(unsealFile) };
+  } catch (error) {
+    held.close();
+    throw error;
+  }
+}
+
+/** The service's own identity: opened, or enrolled with a token where there is none yet, with a certificate for each role. */
+async function openIdentity({ identity: directory, ca, rootFingerprint }: Arguments, log: Log): Promise<EnrolledIdentity> {
+  let token = process.env["SIGNET_ENROLMENT_TOKEN"];
+  // Not for the children of this process, nor for whoever reads its environment from here on.
+  delete process.env["SIGNET_ENROLMENT_TOKEN"];
+  let identity: EnrolledIdentity;
+  if (EnrolledIdentity.isAt(directory)) identity = EnrolledIdentity.open(directory, { log, maxAgeMilliseconds });
+  else {
+    if (ca === undefined || rootFingerprint === undefined) throw new SignetError("usage", `There is no identity in ${directory}: --ca and --root-fingerprint are needed to enrol.`);
+    token = (token ?? (await text(process.stdin))).trim();
+    if (token === "") throw new SignetError("usage", "The enrolment token is missing: set SIGNET_ENROLMENT_TOKEN, or write it to standard input.");
+    identity = await EnrolledIdentity.enroll({ caUrl: ca, rootFingerprint, name: "kms", token, directory, log, maxAgeMilliseconds });
+    log.info({ identity: identity.identity.uri }, "enrolled");
+  }
+  if (identity.identity.kind !== "service") throw new SignetError("peer-mismatch", `${identity.identity.uri} is not the identity of a service.`);
+  if (!identity.hasRole("server")) {
+    await identity.refreshRevocation();
+    await identity.enrollServerRole();
+  }
+  return identity;
+}
+
+/** Renews each certificate when less than a third of its life is left, and serves the new one to connections from then on. */
+function keepRenewed(identity: EnrolledIdentity, server: Server, log: Log): () => void {
+  identity.onRenewal((role) => {
+    if (role === "server") server.setSecureContext(listening(identity));
+    log.info({ role, notAfter: identity.credential(role).chain[0]?.notAfter }, "certificate renewed");
+  });
+  let running = false;
+  const check = async () => {
+    for (const role of ["client", "server"] as const) if (identity.isRenewalDue(role)) await identity.renew(role);
+  };
+  const timer = setInterval(() => {
+    if (running) return;
+    running = true;
+    void check()
+      .catch((error: unknown) => log.warn({ err: error }, "a certificate could not be renewed; it is tried again in a minute"))
+      .finally(() => (running = false));
+  }, renewalCheckMilliseconds);
+  return () => clearInterval(timer);
+}
+
+function listening(identity: EnrolledIdentity) {
+  return mutualServerOptions({ credential: identity.credential("server"), trustAnchors: identity.trustAnchors, alpn: alpn.http });
+}
+
+async function serve(options: Arguments, log: Log): Promise<void> {
+  const { held, unsealKey } = await openData(options.data);
+  const cleanup: (() => unknown)[] = [() => held.close()];
+  try {
+    const engine = openSqlite(held.file("kms.sqlite"), { mode: "existing" });
+    cleanup.unshift(() => engine.close());
+    await engine.migrate(new URL("./migrations/", import.meta.url));
+    const auditLog = await AuditLog.open(engine, systemClock);
+    await engine.read((reads) => auditLog.verify(reads));
+
+    const identity = await openIdentity(options, log);
+    cleanup.unshift(() => identity.stop());
+    const { revocation, trustAnchors } = identity;
+    const sessions = new PeerSessions({ trustAnchors, revocation, clock: systemClock, purpose: "clientAuth" });
+    const service = await KeyService.open({ engine, auditLog, unsealKey, recheck: (peer) => sessions.recheck(peer), clock: systemClock, trustDomain: identity.identity.trustDomain });
+    cleanup.unshift(() => service.flushDenials());
+
+    const listener = kmsListener({ service, sessions, revocation, log });
+    const server = createServer(listening(identity), listener);
+    server.on("secureConnection", (socket: TLSSocket) => sessions.admit(socket));
+    cleanup.unshift(keepRenewed(identity, server, log));
+    const flushing = setInterval(() => void service.flushDenials().catch((error: unknown) => log.error({ err: error }, "denials could not be counted")), denialFlushMilliseconds);
+    cleanup.unshift(() => clearInterval(flushing));
+
+    await settleRevocation(identity, log);
+    const port = await listen(server, options.port, options.host);
+    cleanup.unshift(() => close(server));
+    const url = `https://${options.host === "127.0.0.1" || options.host === "::1" ? "localhost" : options.host}:${port}`;
+    log.info({ url, identity: identity.identity.uri, keys: service.keyCount }, "listening");
+    process.stdout.write(`${JSON.stringify({ ready: true, service: "kms", url, pid: process.pid })}\n`);
+
+    const signal = await new Promise<string>((resolve) => {
+      for (const name of ["SIGTERM", "SIGINT"] as const) process.once(name, resolve);
+    });
+    log.info({ signal }, "stopping");
+    for (const step of cleanup.splice(0)) await step();
+    log.info("stopped");
+  } catch (error) {
+    for (const step of cleanup) await step();
+    throw error;
+  }
+}
+
+/**
+ * Starts to keep the CRLs fresh, and gives the CA a moment to answer. Should it not, the service says what it waits for, here and
+ * in every 503, and begins to serve by itself as soon as the CRLs are there.
+ */
+async function settleRevocation(identity: EnrolledIdentity, log: Log): Promise<void> {
+  const { revocation } = identity;
+  identity.startRevocationRefresh();
+  const deadline = performance.now() + firstRefreshMilliseconds;
+  while (revocation.waitingFor() !== undefined && performance.now() < deadline) await setTimeout(50);
+  let reported: string | undefined;
+  const report = () => {
+    const waitingFor = revocation.waitingFor();
+    if (waitingFor === reported) return;
+    reported = waitingFor;
+    if (waitingFor === undefined) log.info("revocation data is fresh; serving");
+    else log.warn({ waitingFor }, "nothing is served without fresh CRLs");
+  };
+  report();
+  setInterval(report, 1000).unref();
+}
+
+const log = createLog("kms");
+try {
+  const options = readArguments(process.argv.slice(2));
+  if (options === undefined) process.stdout.write(usage);
+  else await serve(options, log);
+  process.exit(0);
+} catch (error) {
+  const known = error instanceof SignetError ? error : new SignetError("internal", "The service failed.", { cause: error });
+  log.fatal({ err: error, code: known.code }, known.message);
+  process.exit(known.exitCode);
+}

@@ -1,0 +1,135 @@
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { Agent, createServer, request as httpsRequest } from "node:https";
+import type { IncomingHttpHeaders } from "node:http";
+import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { buffer } from "node:stream/consumers";
+import { connect, type TLSSocket } from "node:tls";
+import { pino } from "pino";
+import { kmsListener } from "#kms-server/http.ts";
+import type { IdentityKind, Role } from "#pki/certificate-profile.ts";
+import { systemClock } from "#pki/clock.ts";
+import type { RevokedEntry } from "#pki/crl.ts";
+import { SecretKey } from "#pki/keys.ts";
+import { alpn, mutualServerOptions, PeerSessions } from "#pki/mtls.ts";
+import { memoryFloors, RevocationStore } from "#pki/revocation.ts";
+import { testAuthority, type IssuedLeaf, type TestAuthority } from "#test/support/pki.ts";
+import { openKeyService, trustDomain } from "./fixture.ts";
+
+export interface Answer {
+  readonly status: number;
+  readonly headers: IncomingHttpHeaders;
+  readonly octets: Buffer;
+  /** Body as JSON; empty where it is none. */
+  readonly json: Readonly<Record<string, unknown>>;
+}
+
+/** Somebody on the other end of the wire, on one keep-alive connection. */
+export interface Party {
+  readonly uri: string;
+  readonly serialNumber: string;
+  request(method: string, path: string, body?: unknown, headers?: Record<string, string>): Promise<Answer>;
+  /** The same on a connection of its own, with the path as it stands and the body as octets: what a client library would not send. */
+  raw(method: string, path: string, body?: string | Uint8Array, headers?: Record<string, string>): Promise<Answer>;
+}
+
+export type TestKms = Awaited<ReturnType<typeof startTestKms>>;
+
+/** The KMS's HTTP API over real mutual TLS, in this process, under an authority in memory. */
+export async function startTestKms(options: { crls?: boolean } = {}) {
+  const authority = await testAuthority({ now: new Date(), trustDomain });
+  const foreignAuthority = await testAuthority({ now: new Date(), trustDomain });
+  const directory = mkdtempSync(path.join(tmpdir(), "signet-"));
+  const lines: string[] = [];
+  const log = pino({ level: "debug" }, { write: (line: string) => void lines.push(line) });
+
+  const revocation = new RevocationStore({ trustAnchors: [authority.root], floors: memoryFloors(), clock: systemClock, maxAgeMilliseconds: 300_000 });
+  const revoked: RevokedEntry[] = [];
+  let published = 0;
+  const publishCrls = async () => {
+    published += 1;
+    const dates = { crlNumber: BigInt(published), thisUpdate: new Date(Date.now() - 3_600_000 + published * 1000) };
+    revocation.accept(authority.rootCrl([], dates).der, [authority.issuing]);
+    revocation.accept(authority.leafCrl(revoked, dates).der, [authority.issuing]);
+  };
+  if (options.crls !== false) await publishCrls();
+
+  const sessions = new PeerSessions({ trustAnchors: [authority.root], revocation, clock: systemClock, purpose: "clientAuth" });
+  const keys = await openKeyService(directory, SecretKey.random(32), (peer) => sessions.recheck(peer));
+  const own = await authority.issue({ kind: "service", role: "server", name: "kms" });
+  const listener = kmsListener({ service: keys.service, sessions, revocation, log });
+  const credential = { privateKey: own.privateKey, chain: [own.certificate, authority.issuing] };
+  const server = createServer(mutualServerOptions({ credential, trustAnchors: [authority.root], alpn: alpn.http }), listener);
+  server.on("secureConnection", (socket: TLSSocket) => sessions.admit(socket));
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address() as AddressInfo;
+
+  const agents: Agent[] = [];
+  const party = (uri: string, leaf?: IssuedLeaf, issuer: TestAuthority = authority): Party => {
+    const tls = {
+      host: "127.0.0.1", port, servername: "localhost", ca: authority.root.toPem(), ALPNProtocols: ["http/1.1"],
+      ...(leaf === undefined ? {} : { key: leaf.privateKey.export({ type: "pkcs8", format: "pem" }), cert: leaf.certificate.toPem() + issuer.issuing.toPem() }),
+    };
+    const agent = new Agent({ keepAlive: true, maxSockets: 1, ...tls });
+    agents.push(agent);
+    return {
+      uri,
+      serialNumber: leaf?.certificate.serialNumber ?? "",
+      request: async (method, path, body, headers = {}) => {
+        const content = body === undefined ? undefined : Buffer.from(JSON.stringify(body));
+        const typed = content === undefined ? {} : { "Content-Type": "application/json", "Content-Length": String(content.length) };
+        const response = await new Promise<import("node:http").IncomingMessage>((resolve, reject) => {
+          httpsRequest({ agent, method, path, headers: { ...typed, ...headers } }, resolve).on("error", reject).end(content);
+        });
+        return answer(response.statusCode ?? 0, response.headers, await buffer(response));
+      },
+      raw: async (method, path, body = "", headers = {}) => {
+        const socket = connect({ ...tls });
+        const content = Buffer.from(body);
+        const fields = { Host: "localhost", Connection: "close", "Content-Length": String(content.length), ...headers };
+        const head = `${method} ${path} HTTP/1.1\r\n${Object.entries(fields).map(([name, value]) => `${name}: ${value}\r\n`).join("")}\r\n`;
+        socket.write(Buffer.concat([Buffer.from(head, "utf8"), content]));
+        return parseAnswer(await buffer(socket));
+      },
+    };
+  };
+  const enrol = async (name: string, kind: IdentityKind = "agent", role: Role = "client", issuer = authority) =>
+    party(`spiffe://${trustDomain}/${kind}/${name}`, await issuer.issue({ kind, role, name }), issuer);
+
+  return {
+    parties: { alice: await enrol("alice"), bob: await enrol("bob"), dave: await enrol("dave"), olga: await enrol("olga", "operator") },
+    strangers: {
+      none: party(""),
+      foreign: await enrol("alice", "agent", "client", foreignAuthority),
+      serverAsClient: await enrol("kms", "service", "server"),
+      agentServerAsClient: await enrol("alice", "agent", "server"),
+    },
+    enrol: (name: string) => enrol(name),
+    publishCrls,
+    revoke: async (who: Party) => {
+      revoked.push({ serialNumber: who.serialNumber, revocationDate: new Date(), reason: "keyCompromise" });
+      await publishCrls();
+    },
+    logged: () => lines.join(""),
+    files: () => Buffer.concat(readdirSync(directory).map((name) => readFileSync(path.join(directory, name)))),
+    stop: async () => {
+      for (const agent of agents) agent.destroy();
+      await new Promise((resolve) => server.close(resolve));
+      await keys.close();
+      rmSync(directory, { recursive: true, force: true });
+    },
+  };
+}
+
+function answer(status: number, headers: IncomingHttpHeaders, octets: Buffer): Answer {
+  const isJson = octets.length > 0 && /json/.test(headers["content-type"] ?? "");
+  return { status, headers, octets, json: isJson ? (JSON.parse(octets.toString("utf8")) as Record<string, unknown>) : {} };
+}
+
+function parseAnswer(octets: Buffer): Answer {
+  const end = octets.indexOf("\r\n\r\n");
+  const [statusLine = "", ...lines] = octets.toString("latin1", 0, end).split("\r\n");
+  const headers = Object.fromEntries(lines.map((line) => [line.slice(0, line.indexOf(":")).toLowerCase(), line.slice(line.indexOf(":") + 1).trim()]));
+  return answer(Number(statusLine.split(" ")[1]), headers, octets.subarray(end + 4));
+}
