@@ -1,0 +1,211 @@
+import { existsSync, rmSync } from "node:fs";
+import { createServer, type AddressInfo } from "node:net";
+import { buildCertificate, identityUri, isTrustDomain, parseIdentityUri } from "#pki/certificate-profile.ts";
+import type { Certificate } from "#pki/certificate.ts";
+import type { Clock } from "#pki/clock.ts";
+import { SignetError } from "#pki/errors.ts";
+import { EnrolledIdentity } from "#pki/identity.ts";
+import { generateKeyPair, signerFromKey, type SecretKey } from "#pki/keys.ts";
+import { createUnsealKey, readUnsealKey } from "#pki/unseal.ts";
+import { AuditLog } from "#store/audit-log.ts";
+import { DataDirectory } from "#store/data-directory.ts";
+import type { SqlEngine, SqlTransaction } from "#store/engine.ts";
+import { openSqlite } from "#store/sqlite.ts";
+import { Issuer, newSerialNumber, sha256, signCertificate, wholeSeconds } from "./issuer.ts";
+import { recordIntent, recordIssued } from "./ledger.ts";
+import { saveAuthorityKey, type AuthorityKey } from "./sealed-keys.ts";
+import {
+  authorityDirectoryFormat,
+  authorityIdentity,
+  authorityPaths,
+  leafDistributionPoint,
+  leafValidityDays,
+  ledgerMigrations,
+  listenerUrl,
+  ownServerNames,
+  permittedNames,
+  saveSettings,
+  type AuthoritySettings,
+} from "./settings.ts";
+
+export interface InitialisationOptions {
+  /** Two DNS labels or more, no underscore. Default `signet.internal`. */
+  readonly trustDomain?: string;
+  /** Address that the listeners bind. Default 127.0.0.1. */
+  readonly host?: string;
+  /** 0 or none takes a free port, for good. */
+  readonly enrolmentPort?: number;
+  readonly mutualPort?: number;
+  readonly publicationPort?: number;
+  /** DNS names and addresses that may be certified besides localhost and the loopback addresses. */
+  readonly dns?: readonly string[];
+  readonly ip?: readonly string[];
+  readonly clock: Clock;
+}
+
+const day = 86_400_000;
+const validityDays = { root: 20 * 365, issuing: 5 * 365 } as const;
+
+/**
+ * Makes an authority in `<dataDirectory>/ca`: root and issuing CA, its own server certificate, the unseal key in
+ * `<dataDirectory>/unseal/ca.key`, and in `<dataDirectory>/operator` the credential of `operator/admin`. A killed attempt can be repeated.
+ * @throws SignetError usage, data-directory-foreign, -locked, state-conflict where there is one already
+ */
+export async function initialiseAuthority(dataDirectory: string, options: InitialisationOptions): Promise<void> {
+  const settings = await completeSettings(options);
+  const paths = authorityPaths(dataDirectory);
+  if (DataDirectory.inspect(paths.ca, authorityDirectoryFormat) === "empty" && existsSync(paths.operator))
+    throw new SignetError("data-directory-foreign", `${paths.operator} holds the credential of another authority. It was left alone.`);
+  const directory = await DataDirectory.initialise(paths.ca, authorityDirectoryFormat, async (data) => {
+    // A killed attempt may have left its key; nothing but that attempt's leavings was ever sealed under it.
+    const unsealKey = existsSync(paths.unsealKey) ? await readUnsealKey(paths.unsealKey) : await createUnsealKey(paths.unsealKey);
+    const engine = openSqlite(data.file("ca.sqlite"));
+    try {
+      await engine.migrate(ledgerMigrations);
+      await populate(engine, unsealKey, settings, options.clock, paths.operator);
+    } finally {
+      await engine.close();
+    }
+  });
+  directory.close();
+}
+
+/** New key and certificate of the authority's own listeners, saved. */
+export async function makeServerKey(engine: SqlEngine, issuer: Issuer, unsealKey: SecretKey, settings: AuthoritySettings): Promise<AuthorityKey> {
+  const identity = authorityIdentity(settings.trustDomain);
+  const { privateKey, publicKey } = await generateKeyPair("ec-p256");
+  const prepared = await issuer.prepare(
+    {
+      identity,
+      role: "server",
+      names: ownServerNames(settings),
+      subjectPublicKey: publicKey.export({ format: "der", type: "spki" }),
+      validityDays: leafValidityDays.server,
+      requestedBy: identity.uri,
+    },
+    async () => {},
+  );
+  const key = { certificate: await issuer.issue(prepared), privateKey };
+  await engine.transaction((transaction) => saveAuthorityKey(transaction, unsealKey, "server", key));
+  return key;
+}
+
+async function completeSettings(options: InitialisationOptions): Promise<AuthoritySettings> {
+  const { trustDomain = "signet.internal", host = "127.0.0.1", dns = [], ip = [] } = options;
+  if (!isTrustDomain(trustDomain)) throw new SignetError("usage", `${trustDomain} is no trust domain: two DNS labels or more, in lower case, without underscore.`);
+  const chosen = [options.enrolmentPort, options.mutualPort, options.publicationPort].map((port) => port ?? 0);
+  const [enrolmentPort = 0, mutualPort = 0, publicationPort = 0] = await freePorts(host, chosen);
+  return { trustDomain, host, enrolmentPort, mutualPort, publicationPort, dns: [...dns], ip: [...ip] };
+}
+
+/** The ports as given, with a free one for each 0; all are held at once, so that no two are the same. */
+async function freePorts(host: string, ports: readonly number[]): Promise<readonly number[]> {
+  const servers = await Promise.all(
+    ports.map(
+      (port) =>
+        new Promise<ReturnType<typeof createServer>>((resolve, reject) => {
+          const server = createServer();
+          server.once("error", () => reject(new SignetError("port-taken", `Port ${port} of ${host} cannot be bound.`)));
+          server.listen(port, host, () => resolve(server));
+        }),
+    ),
+  );
+  const bound = servers.map((server) => (server.address() as AddressInfo).port);
+  await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
+  return bound;
+}
+
+async function populate(engine: SqlEngine, unsealKey: SecretKey, settings: AuthoritySettings, clock: Clock, operatorDirectory: string): Promise<void> {
+  const audit = await AuditLog.open(engine, clock);
+  const actor = authorityIdentity(settings.trustDomain).uri;
+  const root = await makeAuthorityKey("root", "self", settings, clock);
+  const issuing = await makeAuthorityKey("issuing", root, settings, clock);
+  await engine.transaction(async (transaction) => {
+    await saveSettings(transaction, settings);
+    for (const [name, key, issuer] of [["root", root, root], ["issuing", issuing, root]] as const) {
+      await recordAuthorityCertificate(transaction, key.certificate, issuer.certificate);
+      await saveAuthorityKey(transaction, unsealKey, name, key);
+      await audit.append(transaction, {
+        action: "authority.created",
+        actor,
+        subject: key.certificate.subject.toString(),
+        details: { name, serialNumber: key.certificate.serialNumber, fingerprint: key.certificate.fingerprint },
+      });
+    }
+  });
+  const issuer = new Issuer({
+    engine,
+    audit,
+    clock,
+    root: root.certificate,
+    certificate: issuing.certificate,
+    signer: signerFromKey(issuing.privateKey),
+    crlDistributionPoint: leafDistributionPoint(settings),
+  });
+  await makeServerKey(engine, issuer, unsealKey, settings);
+  await makeOperator(issuer, settings, root.certificate, issuing.certificate, operatorDirectory);
+}
+
+/** The first operator: whoever may read this directory runs the authority. */
+async function makeOperator(issuer: Issuer, settings: AuthoritySettings, root: Certificate, issuing: Certificate, directory: string): Promise<void> {
+  const identity = parseIdentityUri(identityUri(settings.trustDomain, "operator", "admin"));
+  const { privateKey, publicKey } = await generateKeyPair("ec-p256");
+  const prepared = await issuer.prepare(
+    {
+      identity,
+      role: "client",
+      names: { dns: [], ip: [] },
+      subjectPublicKey: publicKey.export({ format: "der", type: "spki" }),
+      validityDays: leafValidityDays.client,
+      requestedBy: authorityIdentity(settings.trustDomain).uri,
+    },
+    async () => {},
+  );
+  const chain = [await issuer.issue(prepared), issuing];
+  // What a killed attempt left belongs to an authority that never came to be.
+  rmSync(directory, { recursive: true, force: true });
+  EnrolledIdentity.write(directory, {
+    uri: identity.uri,
+    caUrl: listenerUrl(settings, "https", settings.enrolmentPort),
+    root,
+    credentials: { client: { privateKey, chain } },
+  });
+}
+
+async function makeAuthorityKey(profile: "root" | "issuing", issuer: AuthorityKey | "self", settings: AuthoritySettings, clock: Clock): Promise<AuthorityKey> {
+  const { privateKey, publicKey } = await generateKeyPair("ec-p256");
+  const signer = signerFromKey(issuer === "self" ? privateKey : issuer.privateKey);
+  const issuerCertificate = issuer === "self" ? "self" : issuer.certificate;
+  const { dns, ipRanges } = permittedNames(settings);
+  const now = clock.now().getTime();
+  const latest = issuer === "self" ? Infinity : issuer.certificate.notAfter.getTime();
+  const toBeSigned = await buildCertificate({
+    profile,
+    subjectPublicKey: publicKey.export({ format: "der", type: "spki" }),
+    serialNumber: newSerialNumber(),
+    issuer: issuerCertificate,
+    issuerKeyType: signer.keyType,
+    names: { commonName: `Signet ${profile} CA ${settings.trustDomain}` },
+    notBefore: wholeSeconds(now - 60_000),
+    notAfter: wholeSeconds(Math.min(now + validityDays[profile] * day, latest)),
+    ...(profile === "issuing" && { constraints: { uriHosts: [settings.trustDomain], dns: [...dns], ipRanges: [...ipRanges] } }),
+    trustDomain: settings.trustDomain,
+  });
+  return { certificate: await signCertificate(toBeSigned, issuerCertificate, signer), privateKey };
+}
+
+/** CA certificates have their place in the ledger like any other, so that no serial number is used twice. */
+async function recordAuthorityCertificate(transaction: SqlTransaction, certificate: Certificate, issuer: Certificate): Promise<void> {
+  await recordIntent(transaction, {
+    serialNumber: certificate.serialNumber,
+    issuerKeyId: issuer.extensions.subjectKeyIdentifier ?? "",
+    crlName: "root",
+    identity: certificate.subject.toString(),
+    role: "ca",
+    spkiFingerprint: certificate.spkiFingerprint,
+    tbsDigest: sha256(certificate.tbs),
+    notBefore: certificate.notBefore,
+    notAfter: certificate.notAfter,
+  });
+  await recordIssued(transaction, certificate);
+}

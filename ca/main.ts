@@ -1,0 +1,110 @@
+import { parseArgs } from "node:util";
+import { systemClock } from "#pki/clock.ts";
+import { SignetError } from "#pki/errors.ts";
+import { createLog } from "#pki/log.ts";
+import { DataDirectory } from "#store/data-directory.ts";
+import { Authority, initialiseAuthority } from "./authority.ts";
+import { serveAuthority } from "./http.ts";
+import { authorityDirectoryFormat, authorityPaths, type AuthoritySettings } from "./settings.ts";
+
+// The process of the certificate authority:
+//   node ca/main.ts --data DIR [--init [--trust-domain D] [--host ADDRESS] [--dns NAME]... [--ip ADDRESS]...]
+//                   [--enrolment-port N] [--mutual-port N] [--publication-port N]
+// --init makes the authority where DIR has none yet. Names and ports are fixed then; given later, they have to be the same.
+// When it serves, it prints one JSON line on stdout; its log goes to stderr. SIGTERM and SIGINT stop it cleanly.
+
+const log = createLog("ca");
+
+function argumentsOf(argv: readonly string[]) {
+  try {
+    const { values } = parseArgs({
+      args: [...argv],
+      strict: true,
+      options: {
+        data: { type: "string" },
+        init: { type: "boolean", default: false },
+        "trust-domain": { type: "string" },
+        host: { type: "string" },
+        dns: { type: "string", multiple: true },
+        ip: { type: "string", multiple: true },
+        "enrolment-port": { type: "string" },
+        "mutual-port": { type: "string" },
+        "publication-port": { type: "string" },
+      },
+    });
+    return values;
+  } catch (error) {
+    throw new SignetError("usage", error instanceof Error ? error.message : "The arguments do not parse.");
+  }
+}
+
+/** Port number of an option; undefined where none or 0 (any free one) is given. */
+function portOf(name: string, text: string | undefined): number | undefined {
+  if (text === undefined || text === "0") return undefined;
+  if (!/^\d{1,5}$/.test(text) || Number(text) > 65_535) throw new SignetError("usage", `--${name} takes a port number.`);
+  return Number(text);
+}
+
+async function main(): Promise<void> {
+  const given = argumentsOf(process.argv.slice(2));
+  if (given.data === undefined) throw new SignetError("usage", "--data DIR is missing.");
+  const wanted = {
+    trustDomain: given["trust-domain"],
+    host: given.host,
+    enrolmentPort: portOf("enrolment-port", given["enrolment-port"]),
+    mutualPort: portOf("mutual-port", given["mutual-port"]),
+    publicationPort: portOf("publication-port", given["publication-port"]),
+    dns: given.dns,
+    ip: given.ip,
+  };
+  if (given.init && DataDirectory.inspect(authorityPaths(given.data).ca, authorityDirectoryFormat) !== "ours") {
+    const chosen = Object.fromEntries(Object.entries(wanted).filter(([, value]) => value !== undefined));
+    await initialiseAuthority(given.data, { ...chosen, clock: systemClock });
+  }
+  const authority = await Authority.open(given.data, { clock: systemClock, log });
+  let serving: Awaited<ReturnType<typeof serveAuthority>>;
+  try {
+    requireSame(authority.settings, wanted);
+    await authority.start();
+    serving = await serveAuthority(authority, { clock: systemClock, log });
+  } catch (error) {
+    await authority.close();
+    throw error;
+  }
+  let stopping = false;
+  const stop = () => {
+    if (stopping) return;
+    stopping = true;
+    log.info("stopping");
+    serving
+      .close()
+      .then(() => authority.close())
+      .then(() => process.exit(0))
+      .catch(fail);
+  };
+  process.on("SIGTERM", stop);
+  process.on("SIGINT", stop);
+  const { enrolmentUrl, mutualUrl, publicationUrl } = serving;
+  const { root, settings } = authority;
+  process.stdout.write(
+    `${JSON.stringify({ ready: true, service: "ca", enrolmentUrl, mutualUrl, publicationUrl, rootFingerprint: root.fingerprint, trustDomain: settings.trustDomain, pid: process.pid })}\n`,
+  );
+}
+
+function requireSame(settings: AuthoritySettings, wanted: Partial<Record<keyof AuthoritySettings, unknown>>): void {
+  for (const name of Object.keys(settings) as (keyof AuthoritySettings)[])
+    if (wanted[name] !== undefined && JSON.stringify(wanted[name]) !== JSON.stringify(settings[name]))
+      throw new SignetError("usage", `${name} was fixed at initialisation: it is ${JSON.stringify(settings[name])}.`);
+}
+
+function fail(error: unknown): never {
+  if (error instanceof SignetError) {
+    process.stderr.write(`signet ca: ${error.code}: ${error.message}\n`);
+    process.exit(error.exitCode);
+  }
+  log.fatal({ err: error }, "a defect stopped the authority");
+  process.exit(2);
+}
+
+process.on("uncaughtException", fail);
+main().catch(fail);
