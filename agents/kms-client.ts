@@ -1,0 +1,247 @@
+import { randomUUID } from "node:crypto";
+import type { z } from "zod";
+import { SignetError } from "#pki/errors.ts";
+import { requestOverMutualTls } from "#pki/http-client.ts";
+import { SecretKey } from "#pki/keys.ts";
+import type { MutualAgent } from "#pki/mtls.ts";
+import {
+  auditEntriesResponse,
+  decryptResponse,
+  destroyKeyResponse,
+  dryRunResponse,
+  encryptResponse,
+  keyDescription,
+  keyListResponse,
+  keyVersionListResponse,
+  kmsRoutes,
+  kmsStatusResponse,
+  materialHeaders,
+  revokeKeyResponse,
+  whoamiResponse,
+  type AuditEntriesResponse,
+  type EncryptionContext,
+  type KeyAction,
+  type KeyAlgorithm,
+  type KeyDescription,
+  type KeyListResponse,
+  type KeyRevocationReason,
+  type KeyVersionListResponse,
+  type KmsStatusResponse,
+  type WhoamiResponse,
+} from "#pki/protocol-kms.ts";
+
+/** One version of a key that the KMS handed out, with its 32 octets of AES-256 material. */
+export interface GroupKey {
+  readonly name: string;
+  /** The key's own id: another key that later takes the same name has another. */
+  readonly id: string;
+  readonly version: number;
+  readonly algorithms: readonly KeyAlgorithm[];
+  readonly secret: SecretKey;
+}
+
+export interface NewKey {
+  /** What the key may be used for; the KMS's default is AES-256-GCM alone. */
+  readonly algorithms?: readonly KeyAlgorithm[];
+  /** Identity URIs that get the key beside its owner. */
+  readonly readers?: readonly string[];
+}
+
+export interface Page {
+  readonly cursor?: string;
+  readonly limit?: number;
+}
+
+type Method = "GET" | "POST" | "PATCH";
+
+/** Material kept to be confirmed by a 304; the oldest goes first. */
+const keptMaterials = 256;
+
+/**
+ * The KMS as its callers see it: every route of `pki/protocol-kms.ts` over mutual TLS, with the KMS's refusals as SignetError of the
+ * same code. The certificate of the connection is the only credential. Calls that make something carry an Idempotency-Key, so that
+ * a repeated one is carried out once.
+ */
+export class KmsClient {
+  readonly #url: string;
+  readonly #agent: MutualAgent;
+  readonly #materials = new Map<string, { readonly etag: string; readonly key: GroupKey }>();
+
+  /** `url`: base URL of the KMS's mutual listener, such as https://localhost:8443. */
+  constructor(i: { readonly url: string; readonly agent: MutualAgent }) {
+    this.#url = i.url;
+    this.#agent = i.agent;
+  }
+
+  /** Makes an AES-256 key that this caller owns. @throws SignetError already-exists, request-malformed */
+  createKey(name: string, key: NewKey = {}, idempotencyKey: string = randomUUID()): Promise<KeyDescription> {
+    return this.#call("POST", kmsRoutes.keys, keyDescription, { body: newKeyBody(name, key), headers: { "idempotency-key": idempotencyKey } });
+  }
+
+  /** Brings in 32 octets of existing material as a new key. @throws SignetError already-exists, request-malformed */
+  importKey(name: string, material: Uint8Array, key: NewKey = {}, idempotencyKey: string = randomUUID()): Promise<KeyDescription> {
+    const body = { ...newKeyBody(name, key), material: Buffer.from(material).toString("base64") };
+    return this.#call("POST", kmsRoutes.import, keyDescription, { body, headers: { "idempotency-key": idempotencyKey } });
+  }
+
+  listKeys(page: Page = {}): Promise<KeyListResponse> {
+    return this.#call("GET", kmsRoutes.keys + query(page), keyListResponse);
+  }
+
+  describeKey(name: string): Promise<KeyDescription> {
+    return this.#call("GET", kmsRoutes.key(segment(name)), keyDescription);
+  }
+
+  listVersions(name: string, page: Page = {}): Promise<KeyVersionListResponse> {
+    return this.#call("GET", kmsRoutes.versions(segment(name)) + query(page), keyVersionListResponse);
+  }
+
+  /**
+   * Sets who gets the key. `etag` is that of the description the change is based on.
+   * @throws SignetError precondition-failed where someone changed the key in between
+   */
+  changeReaders(name: string, readers: readonly string[], etag: string): Promise<KeyDescription> {
+    return this.#call("PATCH", kmsRoutes.key(segment(name)), keyDescription, { body: { distribution: { readers } }, headers: { "if-match": etag } });
+  }
+
+  /** Makes the next version; the ones before open old ciphertexts, and seal no new ones. */
+  rotateKey(name: string, idempotencyKey: string = randomUUID()): Promise<KeyDescription> {
+    return this.#call("POST", kmsRoutes.action(segment(name), "rotate"), keyDescription, { body: {}, headers: { "idempotency-key": idempotencyKey } });
+  }
+
+  /** After this, no key of this name that the caller may revoke is usable. It answers alike whether or not there was one. */
+  async revokeKey(name: string, reason: KeyRevocationReason = "unspecified"): Promise<void> {
+    this.#forget(name);
+    await this.#call("POST", kmsRoutes.action(segment(name), "revoke"), revokeKeyResponse, { body: { reason } });
+  }
+
+  /** Destroys a compromised key at once and for good; returns the versions destroyed. For its owner or an operator. @throws SignetError state-conflict */
+  async destroyKey(name: string): Promise<readonly number[]> {
+    this.#forget(name);
+    return (await this.#call("POST", kmsRoutes.action(segment(name), "destroy"), destroyKeyResponse, { body: { confirm: name } })).destroyed;
+  }
+
+  /**
+   * Fetches a version's material. What was fetched before is handed out again only if the KMS confirms it in this call (304), so that
+   * a revoked key or reader ends with the next call.
+   * @throws SignetError not-permitted (absent and forbidden look alike), state-conflict
+   */
+  async material(name: string, version: number | "latest" = "latest"): Promise<GroupKey> {
+    const path = kmsRoutes.material(segment(name), version);
+    const kept = this.#materials.get(path);
+    // While it is asked about, it is out of the store: a refusal must not leave it behind.
+    this.#materials.delete(path);
+    const answer = await this.#send("GET", path, { headers: { accept: "application/octet-stream", ...(kept === undefined ? {} : { "if-none-match": kept.etag }) } });
+    if (answer.status === 304) {
+      if (kept === undefined) throw new SignetError("remote-malformed", "The KMS confirmed material that was not asked about.");
+      this.#materials.set(path, kept);
+      return kept.key;
+    }
+    const id = header(answer.headers, materialHeaders.keyId);
+    const numbered = Number(header(answer.headers, materialHeaders.version));
+    if (!Number.isSafeInteger(numbered) || numbered < 1 || (version !== "latest" && numbered !== version) || answer.body.length !== 32) {
+      throw new SignetError("remote-malformed", "The KMS's answer is not the material that was asked for.");
+    }
+    // An id's algorithms never change, but a name can pass to another key between the two calls.
+    const description = await this.describeKey(name);
+    if (description.id !== id) throw new SignetError("state-conflict", `Key ${name} was replaced while it was fetched.`);
+    const key: GroupKey = { name, id, version: numbered, algorithms: description.algorithms, secret: SecretKey.from(answer.body) };
+    const etag = answer.headers["etag"];
+    if (typeof etag === "string") {
+      const [oldest] = this.#materials.keys();
+      if (this.#materials.size >= keptMaterials && oldest !== undefined) this.#materials.delete(oldest);
+      this.#materials.set(path, { etag, key });
+    }
+    return key;
+  }
+
+  /** Encrypts at the KMS with AES-256-GCM under the latest version; the result names its key and version. `context` must be given again to decrypt. */
+  async encrypt(name: string, plaintext: Uint8Array, context?: EncryptionContext): Promise<{ readonly ciphertext: Uint8Array; readonly version: number }> {
+    const body = { plaintext: Buffer.from(plaintext).toString("base64"), ...(context === undefined ? {} : { context }) };
+    const answer = await this.#call("POST", kmsRoutes.action(segment(name), "encrypt"), encryptResponse, { body });
+    return { ciphertext: Buffer.from(answer.ciphertext, "base64"), version: answer.version };
+  }
+
+  /** @throws SignetError ciphertext-malformed, decryption-failed, not-permitted, state-conflict */
+  async decrypt(name: string, ciphertext: Uint8Array, context?: EncryptionContext): Promise<{ readonly plaintext: Uint8Array; readonly version: number }> {
+    const body = { ciphertext: Buffer.from(ciphertext).toString("base64"), ...(context === undefined ? {} : { context }) };
+    const answer = await this.#call("POST", kmsRoutes.action(segment(name), "decrypt"), decryptResponse, { body });
+    return { plaintext: Buffer.from(answer.plaintext, "base64"), version: answer.version };
+  }
+
+  /** Whether the KMS would carry out an action on a key: resolves if so, and throws the refusal if not. It touches no key. */
+  async dryRun(name: string, action: KeyAction, body: Readonly<Record<string, unknown>> = {}): Promise<void> {
+    await this.#call("POST", `${kmsRoutes.action(segment(name), action)}?dryRun=true`, dryRunResponse, { body });
+  }
+
+  whoami(): Promise<WhoamiResponse> {
+    return this.#call("GET", kmsRoutes.whoami, whoamiResponse);
+  }
+
+  status(): Promise<KmsStatusResponse> {
+    return this.#call("GET", kmsRoutes.status, kmsStatusResponse);
+  }
+
+  /** For operators. */
+  auditEntries(cursor?: string): Promise<AuditEntriesResponse> {
+    return this.#call("GET", kmsRoutes.auditEntries + query(cursor === undefined ? {} : { cursor }), auditEntriesResponse);
+  }
+
+  #forget(name: string): void {
+    const prefix = `${kmsRoutes.versions(segment(name))}/`;
+    for (const path of this.#materials.keys()) if (path.startsWith(prefix)) this.#materials.delete(path);
+  }
+
+  async #call<S extends z.ZodType>(method: Method, path: string, schema: S, i: { body?: unknown; headers?: Record<string, string> } = {}): Promise<z.output<S>> {
+    const answer = await this.#send(method, path, i);
+    let parsed: unknown;
+    try {
+      parsed = JSON.parse(Buffer.from(answer.body).toString("utf8"));
+    } catch (error) {
+      throw new SignetError("remote-malformed", "The KMS's answer is not JSON.", { cause: error });
+    }
+    const result = schema.safeParse(parsed);
+    // Without the parser's findings: they can quote what they found, which may be a plaintext.
+    if (!result.success) throw new SignetError("remote-malformed", `The KMS's answer to ${method} ${path} is not of the agreed shape.`);
+    return result.data;
+  }
+
+  #send(method: Method, path: string, i: { body?: unknown; headers?: Record<string, string> }) {
+    const json = i.body === undefined ? {} : { "content-type": "application/json" };
+    return requestOverMutualTls({
+      agent: this.#agent,
+      url: new URL(path, this.#url).href,
+      method,
+      headers: { ...json, ...i.headers },
+      ...(i.body === undefined ? {} : { body: Buffer.from(JSON.stringify(i.body)) }),
+    });
+  }
+}
+
+function newKeyBody(name: string, key: NewKey) {
+  return {
+    name,
+    spec: "aes-256",
+    ...(key.algorithms === undefined ? {} : { algorithms: key.algorithms }),
+    ...(key.readers === undefined ? {} : { distribution: { readers: key.readers } }),
+  };
+}
+
+/** One path segment: a name with a slash or a dot-dot in it must reach the KMS as a name that it refuses, not as another route. */
+function segment(name: string): string {
+  if (name === "." || name === "..") throw new SignetError("request-malformed", "Not the name of a key.");
+  return encodeURIComponent(name);
+}
+
+function query(page: Page): string {
+  const parameters = new URLSearchParams();
+  if (page.cursor !== undefined) parameters.set("cursor", page.cursor);
+  if (page.limit !== undefined) parameters.set("limit", String(page.limit));
+  return parameters.size === 0 ? "" : `?${parameters}`;
+}
+
+function header(headers: Readonly<Record<string, string | readonly string[] | undefined>>, name: string): string {
+  const value = headers[name.toLowerCase()];
+  if (typeof value !== "string") throw new SignetError("remote-malformed", `The KMS's answer lacks ${name}.`);
+  return value;
+}
