@@ -98,10 +98,10 @@ export class EnrolledIdentity {
     const client = new EnrolmentClient({ caUrl, root, revocation, clock: options.clock ?? systemClock });
     try {
       await new CrlRefresher({ store: revocation, source: client, clock: options.clock ?? systemClock, log: options.log ?? silentLog }).refreshOnce();
-      await client.cacerts();
+      const authorities = await client.cacerts();
       const { privateKey } = await generateKeyPair(options.keyType ?? "rsa-2048");
       const answer = await client.simpleenroll(options.name, options.token, await createCsr(privateKey, { commonName: options.name }));
-      const credential = { privateKey, chain: chainFor(answer, privateKey, root) };
+      const credential = { privateKey, chain: chainFor([...answer, ...authorities], privateKey, root) };
       const identity = identityOf(credential, root, "client", (options.clock ?? systemClock).now());
       if (identity.name !== options.name || identity.trustDomain !== client.trustDomain) {
         throw new SignetError("peer-mismatch", `The CA certified ${identity.uri} where ${options.name} was asked for.`);
@@ -219,7 +219,8 @@ export class EnrolledIdentity {
     const root = this.trustAnchors[0] as Certificate;
     const { privateKey } = await generateKeyPair(keyType ?? keyTypeOf(this.credential("client").privateKey) ?? "rsa-2048");
     const answer = await this.#client.enrollMutually(route, await createCsr(privateKey, { commonName: this.identity.name, uri: this.identity.uri }));
-    const credential = { privateKey, chain: chainFor(answer, privateKey, root) };
+    // The answer holds the certificate alone (RFC 7030 section 4.2.3); its issuers come from cacerts.
+    const credential = { privateKey, chain: chainFor([...answer, ...(await this.#client.cacerts())], privateKey, root) };
     const { uri } = identityOf(credential, root, role, this.#clock.now());
     if (uri !== this.identity.uri) throw new SignetError("peer-mismatch", `The CA certified ${uri} where ${this.identity.uri} was asked for.`);
     if (this.#directory !== undefined) writeFileDurably(path.join(this.#directory, credentialFile(role)), credentialText(credential), 0o600);
