@@ -70,9 +70,11 @@ export function ownServerNames(settings: AuthoritySettings): { readonly dns: rea
   return { dns: [...new Set(["localhost", ...settings.dns])], ip: [...new Set(["127.0.0.1", "::1", ...settings.ip])] };
 }
 
-/** URL of a listener, by a name that is in the server certificate. */
+/** URL of a listener, by a name that is in the server certificate: `localhost` where it binds loopback, else the first that was chosen. */
 export function listenerUrl(settings: AuthoritySettings, scheme: "http" | "https", listenerPort: number): string {
-  return `${scheme}://${settings.dns[0] ?? "localhost"}:${listenerPort}`;
+  const loopback = settings.host === "::1" || settings.host === "localhost" || settings.host.startsWith("127.");
+  const chosen = loopback ? "localhost" : (settings.dns[0] ?? settings.ip[0] ?? settings.host);
+  return `${scheme}://${chosen.includes(":") ? `[${chosen}]` : chosen}:${listenerPort}`;
 }
 
 /** The distribution point in every leaf, and in the IDP of its CRL. Ports are fixed at initialisation because this may never change. */
