@@ -1,0 +1,89 @@
+import { Option } from "commander";
+import type { Role } from "#pki/certificate-profile.ts";
+import { systemClock } from "#pki/clock.ts";
+import { normalFingerprint } from "#pki/enrolment-client.ts";
+import { SignetError } from "#pki/errors.ts";
+import { EnrolledIdentity } from "#pki/identity.ts";
+import { keyTypes, type KeyType } from "#pki/keys.ts";
+import { layoutOf, readServices, requireName } from "./deployment.ts";
+import { readSecret } from "./files.ts";
+import { formatDescription } from "./inspect.ts";
+import { usageError, type Definition, type Invocation, type Outcome } from "./program.ts";
+import { identityDirectory, openIdentity, withIdentity, withKms } from "./session.ts";
+
+const roles: readonly Role[] = ["client", "server"];
+
+/** `signet agent`: enrolled parties on this machine. */
+export function defineAgentCommands(definition: Definition): void {
+  const agent = definition.group(definition.program, "agent", "enrolled agents of this machine");
+  const { handle } = definition;
+
+  const enroll = definition
+    .command(agent, "enroll <name>", "make a key here and have the CA certify it (EST, RFC 7030)", "npx signet ca token alice | npx signet agent enroll alice --token-file -")
+    .requiredOption("--token-file <file>", "file with the one-time token (- for stdin)")
+    .option("--ca <url>", "enrolment listener of the CA (default: the one of the data directory)")
+    .option("--root-fingerprint <hex>", "SHA-256 of the CA's root certificate (default: the data directory's)")
+    .option("--identity <directory>", "where to keep the identity (default: agents/NAME in the data directory)")
+    .addOption(new Option("--key-type <type>", "type of its keys").choices(keyTypes).default("rsa-3072"));
+  handle(enroll, async (invocation: Invocation, name: string, options: { readonly tokenFile: string; readonly ca?: string; readonly rootFingerprint?: string; readonly identity?: string; readonly keyType: KeyType }): Promise<Outcome> => {
+    const directory = identityDirectory(invocation, { as: requireName(name), ...(options.identity === undefined ? {} : { identity: options.identity }) });
+    if (EnrolledIdentity.isAt(directory)) throw new SignetError("already-exists", `${directory} holds an identity already. Nothing was touched.`, { details: { next: "Choose another name, or another directory with --identity." } });
+    const { caUrl, rootFingerprint } = pinnedCa(invocation, options);
+    const token = await readSecret(options.tokenFile, "token", invocation);
+    const identity = await invocation.progress(`Enrolling ${name}`, async () => {
+      const enrolled = await EnrolledIdentity.enroll({ caUrl, rootFingerprint, name, token, directory, keyType: options.keyType });
+      if (enrolled.identity.kind === "agent") await enrolled.enrollServerRole();
+      return enrolled;
+    });
+    identity.stop();
+    return shown(identity, directory);
+  });
+
+  const renew = definition
+    .command(agent, "renew <name>", "renew the certificates of an identity, with new keys", "npx signet agent renew alice")
+    .addOption(new Option("--role <role>", "only one of its roles").choices(roles))
+    .option("--identity <directory>", "directory of the identity (default: agents/NAME in the data directory)");
+  handle(renew, async (invocation: Invocation, name: string, options: { readonly role?: Role; readonly identity?: string }): Promise<Outcome> => {
+    const directory = identityDirectory(invocation, { ...options, as: name });
+    return withIdentity(directory, async (identity) => {
+      if (options.role !== undefined && !identity.hasRole(options.role)) throw usageError(`${name} has no certificate of the role ${options.role}`);
+      for (const role of roles) {
+        if (identity.hasRole(role) && (options.role ?? role) === role) await identity.renew(role);
+      }
+      return shown(identity, directory);
+    });
+  });
+
+  const whoami = definition
+    .command(agent, "whoami <name>", "who an identity is, and whether the KMS accepts it", "npx signet agent whoami alice")
+    .option("--identity <directory>", "directory of the identity (default: agents/NAME in the data directory)")
+    .option("--kms <url>", "base URL of the KMS (default: the one of the data directory)")
+    .option("--local", "do not ask the KMS");
+  handle(whoami, async (invocation: Invocation, name: string, options: { readonly identity?: string; readonly kms?: string; readonly local?: true }): Promise<Outcome> => {
+    const caller = { ...options, as: name };
+    const directory = identityDirectory(invocation, caller);
+    if (options.local === true) return shown(openIdentity(directory), directory);
+    return withKms(invocation, caller, async (kms, identity) => {
+      const { uri, certificate } = await kms.whoami();
+      return shown(identity, directory, { accepted: `by the KMS, as ${uri} with certificate ${certificate.serialNumber}` });
+    });
+  });
+}
+
+/** The CA to enrol with. The fingerprint is what the first contact is checked against, so it never comes from the network. */
+function pinnedCa(invocation: Invocation, { ca, rootFingerprint }: { readonly ca?: string; readonly rootFingerprint?: string }): { readonly caUrl: string; readonly rootFingerprint: string } {
+  const fingerprint = rootFingerprint === undefined ? undefined : normalFingerprint(rootFingerprint);
+  if (ca !== undefined && fingerprint !== undefined) return { caUrl: ca, rootFingerprint: fingerprint };
+  const recorded = readServices(invocation.data).ca;
+  if (recorded !== undefined && (ca === undefined || ca === recorded.enrolmentUrl)) return { caUrl: recorded.enrolmentUrl, rootFingerprint: fingerprint ?? recorded.rootFingerprint };
+  throw usageError(ca === undefined ? `no CA is recorded in ${layoutOf(invocation.data).root}` : "the CA's root fingerprint is missing", "Give both --ca URL and --root-fingerprint HEX, as the operator tells them.");
+}
+
+function shown(identity: EnrolledIdentity, directory: string, more: Readonly<Record<string, string>> = {}): Outcome {
+  const now = systemClock.now();
+  const certificates = roles
+    .filter((role) => identity.hasRole(role))
+    .flatMap((role) => identity.credential(role).chain.slice(0, 1).map((certificate) => ({ role, serialNumber: certificate.serialNumber, notAfter: certificate.notAfter.toISOString(), fingerprint: certificate.fingerprint, expired: now > certificate.notAfter })));
+  const json = { uri: identity.identity.uri, directory, certificates, ...more };
+  return { json, text: formatDescription({ ...json, certificates: certificates.map((each) => `${each.role}: ${each.serialNumber}, until ${each.notAfter}${each.expired ? " (expired)" : ""}`) }) };
+}

@@ -1,0 +1,161 @@
+import { Option, type Command } from "commander";
+import { CertificateRequest } from "#pki/certificate-request.ts";
+import { identityUri, type IdentityKind, type Role } from "#pki/certificate-profile.ts";
+import { SignetError } from "#pki/errors.ts";
+import { keyTypes, type KeyType } from "#pki/keys.ts";
+import { certificateStates, revocationReasons, type CertificateDescription, type RevocationAnswer, type RevocationReason, type RevocationRequest } from "#pki/protocol-ca.ts";
+import type { CaClient } from "./ca-client.ts";
+import { requireName } from "./deployment.ts";
+import { readInput, writeWhole } from "./files.ts";
+import { describeCrl, formatDescription, formatTable, readPkiObjects } from "./inspect.ts";
+import { issueCredential } from "./issue.ts";
+import { collect, parseInteger, usageError, type Definition, type Invocation, type Outcome } from "./program.ts";
+import { addCaOptions, initialiseCa, serveCa, type CaOptions } from "./serve.ts";
+import { withCa } from "./session.ts";
+
+interface NameOptions {
+  readonly kind?: IdentityKind;
+  readonly dns?: readonly string[];
+  readonly ip?: readonly string[];
+}
+
+/** `signet ca`: the authority itself, and what its operator does over mutual TLS. */
+export function defineCaCommands(definition: Definition): void {
+  const { handle } = definition;
+  const ca = definition.group(definition.program, "ca", "the certificate authority");
+
+  const init = addCaOptions(definition.command(ca, "init", "make a root and an issuing CA in the data directory", "npx signet ca init --data data --trust-domain signet.internal"));
+  handle(init, async (invocation: Invocation, options: CaOptions): Promise<Outcome> => {
+    const made = await initialiseCa(invocation, options);
+    return { json: made, text: formatDescription(made) };
+  });
+
+  const serve = addCaOptions(definition.command(ca, "serve", "run the CA in the foreground; Ctrl-C stops it", "npx signet ca serve --data data"));
+  handle(serve, (invocation: Invocation, options: CaOptions) => serveCa(invocation, options));
+
+  const token = addNameOptions(definition.command(ca, "token <name>", "make a one-time enrolment token, alone on stdout", "npx signet ca token alice > alice.token"), "agent").option(
+    "--lifetime <seconds>",
+    "how long it can be used (60 to 604800)",
+    parseInteger(60, 604_800),
+  );
+  handle(token, (invocation: Invocation, name: string, options: NameOptions & { readonly lifetime?: number }) =>
+    withCa(invocation, async (authority) => {
+      const { kind = "agent", dns, ip, lifetime } = options;
+      const answer = await authority.createToken({
+        name: requireName(name),
+        kind,
+        ...(dns === undefined ? {} : { dns: [...dns] }),
+        ...(ip === undefined ? {} : { ip: [...ip] }),
+        ...(lifetime === undefined ? {} : { lifetimeSeconds: lifetime }),
+      });
+      return { json: answer, text: answer.token };
+    }),
+  );
+
+  const issue = addNameOptions(
+    definition.command(ca, "issue <name>", "make a key and a certificate for it, with its chain and CRLs", "npx signet ca issue api --dns localhost --ip 127.0.0.1 --out certs/api"),
+    "service",
+  )
+    .requiredOption("--out <directory>", "directory for key.pem, cert.pem, fullchain.pem, root.pem and crl.pem")
+    .addOption(new Option("--role <role>", "what the certificate is for; server for a service, else client").choices(["client", "server"]))
+    .addOption(new Option("--key-type <type>", "type of the key").choices(keyTypes).default("ec-p256"))
+    .option("--days <days>", "validity (1 to 398)", parseInteger(1, 398))
+    .option("--csr <file>", "certify the key of this PKCS #10 request instead of making one (- for stdin)");
+  handle(issue, async (invocation: Invocation, name: string, options: NameOptions & { readonly out: string; readonly role?: Role; readonly keyType: KeyType; readonly days?: number; readonly csr?: string }): Promise<Outcome> => {
+    const { kind = "service", dns = [], ip = [], days, csr, keyType, out } = options;
+    const role = options.role ?? (kind === "service" ? "server" : "client");
+    if (kind === "service" && role === "server" && dns.length + ip.length === 0) throw usageError("a server's certificate needs a host name", "Add --dns NAME or --ip ADDRESS, such as --dns localhost.");
+    const request = {
+      name: requireName(name),
+      kind,
+      role,
+      dns,
+      ip,
+      keyType,
+      ...(days === undefined ? {} : { validityDays: days }),
+      ...(csr === undefined ? {} : { csr: readRequest(await readInput(csr, invocation), csr).der }),
+    };
+    return withCa(invocation, async (authority) => {
+      const { certificate, files } = await invocation.progress(`Issuing ${name}`, () => issueCredential(authority, out, request));
+      const summary = { name, directory: out, serialNumber: certificate.serialNumber, notAfter: certificate.notAfter.toISOString(), fingerprint: certificate.fingerprint, files };
+      return { json: summary, text: formatDescription(summary) };
+    });
+  });
+
+  const revoke = definition
+    .command(ca, "revoke <name|serial>", "revoke an identity whole, or one certificate by its serial number", "npx signet ca revoke bob --reason keyCompromise")
+    .addOption(new Option("--reason <reason>", "why (RFC 5280 section 5.3.1)").choices(revocationReasons).default("unspecified"))
+    .addOption(new Option("--kind <kind>", "kind of the identity, where the name alone does not tell").choices(["agent", "operator", "service"]));
+  handle(revoke, (invocation: Invocation, target: string, options: { readonly reason: RevocationReason; readonly kind?: IdentityKind }) =>
+    withCa(invocation, async (authority) => {
+      const answer = await revokeTarget(authority, target, options);
+      return { json: answer, text: `Revoked ${answer.revoked.join(", ") || "nothing: it was revoked already"}; CRL ${answer.crlNumber}, published ${answer.publishedAt}.` };
+    }),
+  );
+
+  const list = definition
+    .command(ca, "list", "list the certificates that the CA has issued", "npx signet ca list --state revoked")
+    .option("--identity <uri>", "only those of one identity, such as spiffe://signet.internal/agent/alice")
+    .addOption(new Option("--state <state>", "only those in one state").choices(certificateStates));
+  handle(list, (invocation: Invocation, options: { readonly identity?: string; readonly state?: CertificateDescription["state"] }) =>
+    withCa(invocation, async (authority) => {
+      const certificates = await authority.listCertificates(options);
+      const rows = certificates.map(({ serialNumber, identity, role, state, notAfter, reason }) => [serialNumber, identity, role, reason === undefined ? state : `${state} (${reason})`, notAfter]);
+      return { json: { certificates }, text: formatTable(["serial number", "identity", "role", "state", "not after"], rows) };
+    }),
+  );
+
+  const crl = definition
+    .command(ca, "crl", "show the CRLs in force; publish or save them", "npx signet ca crl --publish --out crl.pem")
+    .option("--publish", "publish new ones first")
+    .option("--out <file>", "write them to a file (PEM), as `openssl verify -CRLfile` reads them");
+  handle(crl, (invocation: Invocation, options: { readonly publish?: true; readonly out?: string }) =>
+    withCa(invocation, async (authority) => {
+      if (options.publish === true) await authority.publishCrls();
+      const crls = await authority.crls();
+      if (options.out !== undefined) writeWhole(options.out, crls.map((each) => each.toPem()).join(""), 0o644);
+      const described = crls.map((each) => describeCrl(each, authority.clock.now()));
+      return { json: { crls: described, ...(options.out === undefined ? {} : { file: options.out }) }, text: described.map((each) => formatDescription(each)).join("\n\n") };
+    }),
+  );
+}
+
+/**
+ * Revokes what `target` names: a serial number, an identity's URI, or the name of an identity that the CA knows.
+ * @throws SignetError not-found; usage where several kinds of identity have the name
+ */
+export async function revokeTarget(ca: CaClient, target: string, options: { readonly reason: RevocationReason; readonly kind?: IdentityKind }): Promise<RevocationAnswer> {
+  return ca.revoke(await revocationOf(ca, target, options));
+}
+
+async function revocationOf(ca: CaClient, target: string, { reason, kind }: { readonly reason: RevocationReason; readonly kind?: IdentityKind }): Promise<RevocationRequest> {
+  if (target.startsWith("spiffe://")) return { identity: target, reason };
+  // As `openssl x509 -serial` prints it, too. A name that long and without g to z has to be given as a URI.
+  if (kind === undefined && /^(?:[0-9a-f]{2}:?){8,20}$/i.test(target)) return { serialNumber: target.replaceAll(":", "").toLowerCase(), reason };
+  const name = requireName(target);
+  const kinds: readonly IdentityKind[] = kind === undefined ? ["agent", "service", "operator"] : [kind];
+  const known: string[] = [];
+  for (const each of kinds) {
+    const identity = identityUri(ca.trustDomain, each, name);
+    if ((await ca.listCertificates({ identity })).length > 0) known.push(identity);
+  }
+  const [identity, ...more] = known;
+  if (identity === undefined) throw new SignetError("not-found", `The CA has issued nothing to ${target}.`, { details: { next: "See `npx signet ca list`." } });
+  if (more.length > 0) throw usageError(`there are several identities named ${target}: ${known.join(", ")}`, "Say which with --kind.");
+  return { identity, reason };
+}
+
+/** @throws SignetError pem-malformed, csr-malformed, csr-signature-invalid */
+function readRequest(octets: Uint8Array, file: string): CertificateRequest {
+  const [object, ...more] = readPkiObjects(octets, file);
+  if (object?.kind !== "request" || more.length > 0) throw new SignetError("pem-malformed", `${file} holds no request, or more than that.`, { details: { next: "A file with one CERTIFICATE REQUEST block is wanted." } });
+  object.value.verifyPossession();
+  return object.value;
+}
+
+function addNameOptions(command: Command, kind: IdentityKind): Command {
+  return command
+    .addOption(new Option("--kind <kind>", "kind of the identity").choices(["agent", "operator", "service"]).default(kind))
+    .option("--dns <name>", "DNS name of its server (repeatable)", collect)
+    .option("--ip <address>", "IP address of its server (repeatable)", collect);
+}

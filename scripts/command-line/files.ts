@@ -1,0 +1,94 @@
+import { randomBytes } from "node:crypto";
+import { mkdir, open, readdir, rename, rm, rmdir } from "node:fs/promises";
+import path from "node:path";
+import type { Readable } from "node:stream";
+import { SignetError } from "#pki/errors.ts";
+import { writeFileDurably } from "#pki/durable-file.ts";
+import { errnoOf, fileError, type Invocation, usageError } from "./program.ts";
+
+/** Octets of input that are read at most: room for a CRL of a million entries. */
+const inputLimit = 64 * 1024 * 1024;
+
+/** The content of a file, or of stdin for `-`. @throws SignetError file-unusable */
+export async function readInput(file: string, invocation: Invocation): Promise<Uint8Array> {
+  if (file === "-") {
+    if (invocation.terminal.stdin.isTTY === true && !invocation.json) invocation.terminal.stderr.write("Reading from the terminal; end with Ctrl-D.\n");
+    return readStream(invocation.terminal.stdin, "standard input");
+  }
+  let handle;
+  try {
+    handle = await open(file, "r");
+    const { size } = await handle.stat();
+    if (size > inputLimit) throw new SignetError("file-unusable", `${file}: it is larger than ${inputLimit} octets.`);
+    return await readStream(handle.createReadStream({ autoClose: false }), file);
+  } catch (error) {
+    if (error instanceof SignetError) throw error;
+    throw fileError(file, error);
+  } finally {
+    await handle?.close();
+  }
+}
+
+/** A secret that is never an argument: from a file, or from stdin for `-`. White space around it is dropped. */
+export async function readSecret(file: string, what: string, invocation: Invocation): Promise<string> {
+  const secret = Buffer.from(await readInput(file, invocation)).toString("utf8").trim();
+  if (secret === "" || /\s/.test(secret)) throw usageError(`${file === "-" ? "standard input" : file} holds no ${what}`);
+  return secret;
+}
+
+/** Writes a file whole or not at all, over an older one if there is one. @throws SignetError file-unusable */
+export function writeWhole(file: string, content: Uint8Array | string, mode: 0o600 | 0o644): void {
+  try {
+    writeFileDurably(file, content, mode);
+  } catch (error) {
+    throw fileError(file, error instanceof SignetError ? error.cause : error);
+  }
+}
+
+/**
+ * Fills a directory with new files, all of them or none. The place is prepared before `fill` runs, so that a directory that
+ * cannot be written is known before anything is asked of a CA; what `fill` keeps first survives a crash only as a hidden folder.
+ * @param names files that `fill` may write; one that exists already is a refusal
+ * @throws SignetError file-unusable
+ */
+export async function fillDirectory<T>(directory: string, names: readonly string[], fill: (write: (name: string, content: Uint8Array | string, mode: 0o600 | 0o644) => void) => Promise<T>): Promise<T> {
+  let staging: string | undefined;
+  let made: string | undefined;
+  try {
+    made = await mkdir(directory, { recursive: true, mode: 0o700 });
+    const taken = (await readdir(directory)).find((name) => names.includes(name));
+    if (taken !== undefined) throw fileError(path.join(directory, taken), Object.assign(new Error(), { code: "EEXIST" }), "Choose another --out directory.");
+    staging = path.join(directory, `.signet-${randomBytes(6).toString("hex")}`);
+    await mkdir(staging, { mode: 0o700 });
+  } catch (error) {
+    throw error instanceof SignetError ? error : fileError(directory, error);
+  }
+  const folder = staging;
+  const written: string[] = [];
+  try {
+    const result = await fill((name, content, mode) => {
+      writeWhole(path.join(folder, name), content, mode);
+      written.push(name);
+    });
+    for (const name of written) await rename(path.join(folder, name), path.join(directory, name));
+    return result;
+  } catch (error) {
+    await rm(folder, { recursive: true, force: true });
+    if (made !== undefined) await rmdir(directory).catch(() => {});
+    throw error instanceof SignetError || errnoOf(error) === undefined ? error : fileError(directory, error);
+  } finally {
+    await rmdir(folder).catch(() => {});
+  }
+}
+
+async function readStream(stream: Readable, name: string): Promise<Uint8Array> {
+  const parts: Uint8Array[] = [];
+  let length = 0;
+  for await (const part of stream) {
+    const octets = typeof part === "string" ? Buffer.from(part) : (part as Uint8Array);
+    length += octets.length;
+    if (length > inputLimit) throw new SignetError("file-unusable", `${name}: it is larger than ${inputLimit} octets.`);
+    parts.push(octets);
+  }
+  return Buffer.concat(parts);
+}

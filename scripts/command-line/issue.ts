@@ -1,0 +1,58 @@
+import { CertificateRequest } from "#pki/certificate-request.ts";
+import { checkProfile, identityUri, type IdentityKind, type Role } from "#pki/certificate-profile.ts";
+import { Certificate } from "#pki/certificate.ts";
+import { SignetError } from "#pki/errors.ts";
+import { createCsr, generateKeyPair, type KeyType } from "#pki/keys.ts";
+import { validatePath } from "#pki/path-validation.ts";
+import type { CaClient } from "./ca-client.ts";
+import { fillDirectory } from "./files.ts";
+
+/** What a directory holds after a certificate was issued into it; `key.pem` only where the key was made here. */
+export const credentialFiles = ["key.pem", "cert.pem", "fullchain.pem", "root.pem", "crl.pem"] as const;
+
+export interface IssueOptions {
+  readonly name: string;
+  readonly kind: IdentityKind;
+  readonly role: Role;
+  readonly dns: readonly string[];
+  readonly ip: readonly string[];
+  readonly validityDays?: number;
+  /** Type of the key that is made here. */
+  readonly keyType: KeyType;
+  /** DER of a PKCS #10 request: its key is certified, and no key is made. */
+  readonly csr?: Uint8Array;
+}
+
+/**
+ * Makes a key (PKCS #8, mode 0600), has the CA certify it, checks the path of what comes back, and writes it with its chain and
+ * the CRLs of the chain into a directory: all of it or nothing.
+ * @throws SignetError file-unusable before the CA is asked, where the directory cannot be written or holds one already
+ */
+export async function issueCredential(ca: CaClient, directory: string, options: IssueOptions): Promise<{ readonly certificate: Certificate; readonly files: readonly string[] }> {
+  return fillDirectory(directory, credentialFiles, async (write) => {
+    const { kind, name, role, dns, ip, validityDays } = options;
+    let csr = options.csr;
+    let publicKey: Uint8Array;
+    if (csr === undefined) {
+      const key = await generateKeyPair(options.keyType);
+      csr = await createCsr(key.privateKey, { commonName: name });
+      publicKey = key.publicKey.export({ type: "spki", format: "der" });
+      write("key.pem", key.privateKey.export({ type: "pkcs8", format: "pem" }), 0o600);
+    } else {
+      publicKey = CertificateRequest.parse(csr).spki;
+    }
+    const issued = await ca.issue({ csr: Buffer.from(csr).toString("base64"), kind, name, role, dns: [...dns], ip: [...ip], ...(validityDays === undefined ? {} : { validityDays }) });
+    const certificate = Certificate.fromPem(issued.certificate);
+    const intermediates = Certificate.listFromPem(issued.chain).filter((other) => !other.equals(certificate) && !ca.trustAnchors.some((anchor) => anchor.equals(other)));
+    const path = validatePath({ endEntity: certificate, intermediates, trustAnchors: ca.trustAnchors, purpose: role === "server" ? "serverAuth" : "clientAuth", at: ca.clock.now() });
+    if (checkProfile(path).uri !== identityUri(ca.trustDomain, kind, name) || !Buffer.from(publicKey).equals(certificate.spki)) {
+      throw new SignetError("remote-malformed", "The CA's answer is not the certificate that was asked for.");
+    }
+    const crls = await ca.crls();
+    write("cert.pem", certificate.toPem(), 0o644);
+    write("fullchain.pem", path.chain.slice(0, -1).map((each) => each.toPem()).join(""), 0o644);
+    write("root.pem", path.trustAnchor.toPem(), 0o644);
+    write("crl.pem", crls.map((crl) => crl.toPem()).join(""), 0o644);
+    return { certificate, files: credentialFiles.filter((file) => file !== "key.pem" || options.csr === undefined) };
+  });
+}

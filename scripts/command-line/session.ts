@@ -1,0 +1,84 @@
+import path from "node:path";
+import { KmsClient } from "#agents/kms-client.ts";
+import { identityUri } from "#pki/certificate-profile.ts";
+import { systemClock } from "#pki/clock.ts";
+import { SignetError } from "#pki/errors.ts";
+import { EnrolledIdentity } from "#pki/identity.ts";
+import { alpn, MutualAgent } from "#pki/mtls.ts";
+import { CaClient } from "./ca-client.ts";
+import { layoutOf, readServices } from "./deployment.ts";
+import type { Invocation } from "./program.ts";
+
+/** Runs `use` as the operator of the data directory, over mutual TLS with its CA. */
+export async function withCa<T>(invocation: Invocation, use: (ca: CaClient) => Promise<T>): Promise<T> {
+  return withIdentity(layoutOf(invocation.data).operator, async (operator) => {
+    const { mutualUrl } = await operator.ca.directory();
+    const ca = new CaClient({ operator, mutualUrl, clock: systemClock });
+    try {
+      return await use(ca);
+    } finally {
+      ca.close();
+    }
+  });
+}
+
+/** Whose credential a command uses, and where the KMS is. */
+export interface Caller {
+  /** Name of an agent that was enrolled into the data directory; the operator where there is none. */
+  readonly as?: string;
+  /** Directory of an enrolled identity, wherever it lies. */
+  readonly identity?: string;
+  /** Base URL of the KMS; the recorded one where there is none. */
+  readonly kms?: string;
+}
+
+/** Runs `use` as an agent or the operator, over mutual TLS with the KMS. */
+export async function withKms<T>(invocation: Invocation, options: Caller, use: (kms: KmsClient, identity: EnrolledIdentity) => Promise<T>): Promise<T> {
+  const url = options.kms ?? readServices(invocation.data).kms?.url;
+  if (url === undefined) {
+    throw new SignetError("file-unusable", `No KMS is recorded in ${layoutOf(invocation.data).root}.`, { details: { next: "Start one with `npm start`, or name one with --kms URL." } });
+  }
+  return withIdentity(identityDirectory(invocation, options), async (identity) => {
+    const agent = new MutualAgent({
+      credential: identity.credential("client"),
+      trustAnchors: identity.trustAnchors,
+      revocation: identity.revocation,
+      clock: systemClock,
+      alpn: alpn.http,
+      expect: { uri: identityUri(identity.identity.trustDomain, "service", "kms") },
+    });
+    try {
+      return await use(new KmsClient({ url, agent }), identity);
+    } finally {
+      agent.destroy();
+    }
+  });
+}
+
+export function identityDirectory(invocation: Invocation, options: Pick<Caller, "as" | "identity">): string {
+  const layout = layoutOf(invocation.data);
+  if (options.identity !== undefined) return path.resolve(options.identity);
+  return options.as === undefined ? layout.operator : layout.agent(options.as);
+}
+
+/** Opens an enrolled identity, brings its CRLs up to date, and lets go of it when `use` is done. @throws SignetError file-unusable */
+export async function withIdentity<T>(directory: string, use: (identity: EnrolledIdentity) => Promise<T>): Promise<T> {
+  const identity = openIdentity(directory);
+  try {
+    await identity.refreshRevocation();
+    return await use(identity);
+  } finally {
+    identity.stop();
+  }
+}
+
+/** Opens an enrolled identity from its files alone. @throws SignetError file-unusable */
+export function openIdentity(directory: string): EnrolledIdentity {
+  if (!EnrolledIdentity.isAt(directory)) {
+    const name = path.basename(directory);
+    throw new SignetError("file-unusable", `There is no identity in ${directory}.`, {
+      details: { next: name === "operator" ? "Start the services with `npm start`, or name their data directory with --data." : `Enrol it: \`npx signet ca token ${name} | npx signet agent enroll ${name} --token-file -\`.` },
+    });
+  }
+  return EnrolledIdentity.open(directory);
+}

@@ -1,0 +1,30 @@
+import { readFileSync } from "node:fs";
+import { z } from "zod";
+import { defineCaCommands } from "./ca-commands.ts";
+import { defineAgentCommands } from "./agent-commands.ts";
+import { defineKmsCommands } from "./kms-commands.ts";
+import { definePkiCommands } from "./pki-commands.ts";
+import { processTerminal, runCommandLine, type Definition, type Terminal } from "./program.ts";
+import { runScript } from "./services.ts";
+
+const { version } = z.object({ version: z.string() }).parse(JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")));
+
+/** Every command of `signet`. */
+export function defineSignet(definition: Definition): void {
+  const { program } = definition;
+  program
+    .description("A private certificate authority and key-management service over mutual TLS.")
+    .version(version)
+    .addHelpText("after", "\nExit codes: 0 done, 1 usage or local, 2 remote or TLS, 3 not found, 4 denied, 5 verification failed or revoked.\n\nExample:\n  $ npm start\n  $ npx signet ca token alice | npx signet agent enroll alice --token-file -");
+  defineCaCommands(definition);
+  defineKmsCommands(definition);
+  defineAgentCommands(definition);
+  definePkiCommands(definition);
+  const demo = definition.command(program, "demo", "run the demo: the parties, the revocation, the attacks", "npx signet demo");
+  definition.handle(demo, async () => ({ exitCode: await runScript("scripts/demo.ts", []) }));
+}
+
+/** Runs `signet` with these arguments and returns its exit code. */
+export async function signet(argv: readonly string[], terminal: Terminal = processTerminal): Promise<number> {
+  return runCommandLine("signet", defineSignet, argv, terminal);
+}

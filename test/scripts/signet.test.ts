@@ -1,0 +1,150 @@
+import { mkdirSync, readdirSync, statSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import { Command } from "commander";
+import { describe, expect, it } from "vitest";
+import type { Definition } from "#scripts/command-line/program.ts";
+import { writeWhole, fillDirectory } from "#scripts/command-line/files.ts";
+import { defineSignet, signet } from "#scripts/command-line/signet.ts";
+import { withExample } from "#scripts/command-line/program.ts";
+import { createCsr, generateKeyPair } from "#pki/keys.ts";
+import { pemEncode } from "#pki/pem.ts";
+import { testAuthority } from "#test/support/pki.ts";
+import { temporaryDirectory } from "#test/support/temporary-directory.ts";
+import { recordedTerminal } from "#test/support/terminal.ts";
+
+async function run(argv: readonly string[], input: Uint8Array | string = "", options: { readonly stdoutIsTerminal?: boolean } = {}) {
+  const terminal = recordedTerminal(input, options);
+  const exitCode = await signet(argv, terminal);
+  return { exitCode, out: terminal.out().toString("utf8"), err: terminal.err() };
+}
+
+describe("signet", () => {
+  it("has every command of the contract, each with a summary and an example in its help", () => {
+    const handled = new Set<Command>();
+    const program = new Command("signet");
+    const definition: Definition = {
+      program,
+      command: (parent, signature, summary, example) => {
+        expect(example).toContain("npx signet");
+        return withExample(parent.command(signature), summary, example);
+      },
+      group: (parent, name, summary) => parent.command(name).description(summary),
+      handle: (command) => void handled.add(command),
+    };
+    defineSignet(definition);
+    const leaves: string[] = [];
+    const walk = (command: Command, names: readonly string[]): void => {
+      expect(command.description()).not.toBe("");
+      if (command.commands.length > 0) return command.commands.forEach((child) => walk(child, [...names, child.name()]));
+      expect(handled.has(command)).toBe(true);
+      leaves.push(names.join(" "));
+    };
+    walk(program, []);
+    const families = {
+      ca: ["init", "serve", "token", "issue", "revoke", "crl", "list"],
+      kms: ["serve", "status"],
+      "kms key": ["create", "import", "list", "show", "get", "rotate", "revoke", "destroy", "encrypt", "decrypt"],
+      agent: ["enroll", "renew", "whoami"],
+      pki: ["inspect", "lint"],
+    };
+    for (const [family, names] of Object.entries(families)) for (const name of names) expect(leaves).toContain(`${family} ${name}`);
+    expect(leaves).toContain("demo");
+  });
+
+  it("takes secrets from files or stdin, never as an argument", async () => {
+    const data = temporaryDirectory();
+    for (const argv of [["agent", "enroll", "alice", "--token", "x"], ["kms", "key", "import", "team", "--material", "x"]]) {
+      const { exitCode, err } = await run([...argv, "--data", data]);
+      expect(exitCode).toBe(1);
+      expect(err).toMatch(/^signet: usage: /);
+    }
+  });
+
+  it.each([
+    ["an empty data directory", ["ca", "list"], "file-unusable"],
+    ["an agent that was never enrolled", ["kms", "key", "list", "--as", "nobody", "--kms", "https://localhost:9"], "file-unusable"],
+    ["a data directory without a KMS", ["kms", "key", "list"], "file-unusable"],
+    ["a name that is a path", ["agent", "whoami", "../operator"], "usage"],
+    ["a file that is not there", ["pki", "inspect", "absent.pem"], "file-unusable"],
+    ["a directory for a file", ["pki", "inspect", "."], "file-unusable"],
+    ["a server without a host name", ["ca", "issue", "api", "--out", "x"], "usage"],
+    ["a repeated name that does not match", ["kms", "key", "destroy", "team", "--confirm", "taem"], "usage"],
+    ["an enrolment without a CA", ["agent", "enroll", "alice", "--token-file", "-"], "usage"],
+  ])("answers %s with exit code 1 and one line, and makes nothing", async (_what, argv, code) => {
+    const data = temporaryDirectory();
+    const { exitCode, out, err } = await run(["--data", data, ...argv], "token");
+    expect([exitCode, out]).toStrictEqual([1, ""]);
+    expect(err).toMatch(new RegExp(`^signet: ${code}: [^\\n]+\\n$`));
+    expect(readdirSync(data)).toStrictEqual([]);
+  });
+
+  it("names a damaged signet.json and leaves it alone", async () => {
+    const data = temporaryDirectory();
+    writeFileSync(path.join(data, "signet.json"), "{");
+    const { exitCode, err } = await run(["--data", data, "kms", "status"]);
+    expect(exitCode).toBe(1);
+    expect(err).toMatch(/^signet: data-directory-corrupt: /);
+  });
+
+  it("keeps key material off a terminal and out of JSON", async () => {
+    const data = temporaryDirectory();
+    expect((await run(["--data", data, "kms", "key", "get", "team"], "", { stdoutIsTerminal: true })).exitCode).toBe(1);
+    expect((await run(["--data", data, "kms", "key", "get", "team", "--json"])).err).toContain('"code":"usage"');
+  });
+
+  it("inspects certificates, requests and CRLs, PEM or DER, from files or stdin", async () => {
+    const authority = await testAuthority({ now: new Date() });
+    const { certificate } = await authority.issue({ role: "client", name: "alice" });
+    const { privateKey } = await generateKeyPair("ec-p256");
+    const csr = pemEncode("CERTIFICATE REQUEST", await createCsr(privateKey, { commonName: "alice" }));
+    const crl = authority.leafCrl([{ serialNumber: certificate.serialNumber, revocationDate: new Date(), reason: "superseded" }]);
+    const { exitCode, out } = await run(["pki", "inspect", "-", "--json"], certificate.toPem() + csr + crl.toPem());
+    expect(exitCode).toBe(0);
+    const { objects } = JSON.parse(out) as { objects: Record<string, unknown>[] };
+    expect(objects.map(({ type }) => type)).toStrictEqual(["certificate", "request", "crl"]);
+    expect(objects[0]).toMatchObject({ serialNumber: certificate.serialNumber, subjectAltName: ["uri:spiffe://signet.internal/agent/alice"], extendedKeyUsage: ["clientAuth"], validity: "in date" });
+    expect(objects[2]).toMatchObject({ crlNumber: "1", freshness: "fresh", size: 1, entries: [{ serialNumber: certificate.serialNumber, reason: "superseded" }] });
+    expect((await run(["pki", "inspect", "-"], certificate.der)).exitCode).toBe(0);
+  });
+
+  it("tells what is no certificate at all (1) from a damaged one (5)", async () => {
+    expect((await run(["pki", "inspect", "-"], "hello")).exitCode).toBe(1);
+    const { exitCode, err } = await run(["pki", "inspect", "-"], Buffer.from("30030201ff", "hex"));
+    expect(exitCode).toBe(5);
+    expect(err).toMatch(/^signet: certificate-malformed: /);
+  });
+
+  it("lints what Signet issues without a finding, and ends with 5 on a broken rule", async () => {
+    const authority = await testAuthority({ now: new Date() });
+    const { certificate } = await authority.issue({ role: "client", name: "alice" });
+    const pem = [certificate, authority.issuing, authority.root].map((each) => each.toPem()).join("") + authority.leafCrl([]).toPem();
+    const good = await run(["pki", "lint", "-", "--json"], pem);
+    expect(JSON.parse(good.out)).toStrictEqual({ results: ["certificate", "certificate", "certificate", "crl"].map((type) => ({ file: "-", type, holds: true })) });
+    const long = authority.leafCrl([], { nextUpdate: new Date(Date.now() + 400 * 86_400_000) });
+    expect((await run(["pki", "lint", "-"], authority.issuing.toPem() + long.toPem())).exitCode).toBe(5);
+  });
+});
+
+describe("files of the command line", () => {
+  it("fill a directory whole or not at all, and never over what is there", async () => {
+    const directory = path.join(temporaryDirectory(), "new");
+    const failure = new Error("no");
+    await expect(fillDirectory(directory, ["a", "b"], async (write) => {
+      write("a", "1", 0o600);
+      throw failure;
+    })).rejects.toBe(failure);
+    expect(() => statSync(directory)).toThrow();
+    await fillDirectory(directory, ["a", "b"], async (write) => write("a", "1", 0o600));
+    expect(readdirSync(directory)).toStrictEqual(["a"]);
+    if (process.platform !== "win32") expect(statSync(path.join(directory, "a")).mode & 0o777).toBe(0o600);
+    await expect(fillDirectory(directory, ["a", "b"], async () => {})).rejects.toMatchObject({ code: "file-unusable" });
+    expect(readdirSync(directory)).toStrictEqual(["a"]);
+  });
+
+  it("are refused where a directory stands in their place", () => {
+    const directory = temporaryDirectory();
+    mkdirSync(path.join(directory, "taken"));
+    expect(() => writeWhole(path.join(directory, "taken"), "x", 0o600)).toThrow(expect.objectContaining({ code: "file-unusable" }));
+    expect(readdirSync(directory)).toStrictEqual(["taken"]);
+  });
+});
