@@ -12,6 +12,7 @@ import {
   encryptResponse,
   keyDescription,
   keyListResponse,
+  keyNamePattern,
   keyVersionListResponse,
   kmsRoutes,
   kmsStatusResponse,
@@ -74,25 +75,25 @@ export class KmsClient {
   }
 
   /** Makes an AES-256 key that this caller owns. @throws SignetError already-exists, request-malformed */
-  createKey(name: string, key: NewKey = {}, idempotencyKey: string = randomUUID()): Promise<KeyDescription> {
+  async createKey(name: string, key: NewKey = {}, idempotencyKey: string = randomUUID()): Promise<KeyDescription> {
     return this.#call("POST", kmsRoutes.keys, keyDescription, { body: newKeyBody(name, key), headers: { "idempotency-key": idempotencyKey } });
   }
 
   /** Brings in 32 octets of existing material as a new key. @throws SignetError already-exists, request-malformed */
-  importKey(name: string, material: Uint8Array, key: NewKey = {}, idempotencyKey: string = randomUUID()): Promise<KeyDescription> {
+  async importKey(name: string, material: Uint8Array, key: NewKey = {}, idempotencyKey: string = randomUUID()): Promise<KeyDescription> {
     const body = { ...newKeyBody(name, key), material: Buffer.from(material).toString("base64") };
     return this.#call("POST", kmsRoutes.import, keyDescription, { body, headers: { "idempotency-key": idempotencyKey } });
   }
 
-  listKeys(page: Page = {}): Promise<KeyListResponse> {
+  async listKeys(page: Page = {}): Promise<KeyListResponse> {
     return this.#call("GET", kmsRoutes.keys + query(page), keyListResponse);
   }
 
-  describeKey(name: string): Promise<KeyDescription> {
+  async describeKey(name: string): Promise<KeyDescription> {
     return this.#call("GET", kmsRoutes.key(segment(name)), keyDescription);
   }
 
-  listVersions(name: string, page: Page = {}): Promise<KeyVersionListResponse> {
+  async listVersions(name: string, page: Page = {}): Promise<KeyVersionListResponse> {
     return this.#call("GET", kmsRoutes.versions(segment(name)) + query(page), keyVersionListResponse);
   }
 
@@ -100,12 +101,12 @@ export class KmsClient {
    * Sets who gets the key. `etag` is that of the description the change is based on.
    * @throws SignetError precondition-failed where someone changed the key in between
    */
-  changeReaders(name: string, readers: readonly string[], etag: string): Promise<KeyDescription> {
+  async changeReaders(name: string, readers: readonly string[], etag: string): Promise<KeyDescription> {
     return this.#call("PATCH", kmsRoutes.key(segment(name)), keyDescription, { body: { distribution: { readers } }, headers: { "if-match": etag } });
   }
 
   /** Makes the next version; the ones before open old ciphertexts, and seal no new ones. */
-  rotateKey(name: string, idempotencyKey: string = randomUUID()): Promise<KeyDescription> {
+  async rotateKey(name: string, idempotencyKey: string = randomUUID()): Promise<KeyDescription> {
     return this.#call("POST", kmsRoutes.action(segment(name), "rotate"), keyDescription, { body: {}, headers: { "idempotency-key": idempotencyKey } });
   }
 
@@ -174,16 +175,16 @@ export class KmsClient {
     await this.#call("POST", `${kmsRoutes.action(segment(name), action)}?dryRun=true`, dryRunResponse, { body });
   }
 
-  whoami(): Promise<WhoamiResponse> {
+  async whoami(): Promise<WhoamiResponse> {
     return this.#call("GET", kmsRoutes.whoami, whoamiResponse);
   }
 
-  status(): Promise<KmsStatusResponse> {
+  async status(): Promise<KmsStatusResponse> {
     return this.#call("GET", kmsRoutes.status, kmsStatusResponse);
   }
 
   /** For operators. */
-  auditEntries(cursor?: string): Promise<AuditEntriesResponse> {
+  async auditEntries(cursor?: string): Promise<AuditEntriesResponse> {
     return this.#call("GET", kmsRoutes.auditEntries + query(cursor === undefined ? {} : { cursor }), auditEntriesResponse);
   }
 
@@ -227,10 +228,10 @@ function newKeyBody(name: string, key: NewKey) {
   };
 }
 
-/** One path segment: a name with a slash or a dot-dot in it must reach the KMS as a name that it refuses, not as another route. */
+/** One path segment: what is no key's name goes nowhere, so that none leads to another route. */
 function segment(name: string): string {
-  if (name === "." || name === "..") throw new SignetError("request-malformed", "Not the name of a key.");
-  return encodeURIComponent(name);
+  if (!keyNamePattern.test(name)) throw new SignetError("request-malformed", "Not the name of a key: 1 to 63 of a-z, 0-9, '.', '_' and '-'.");
+  return name;
 }
 
 function query(page: Page): string {
