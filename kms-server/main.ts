@@ -42,7 +42,7 @@ const maxAgeMilliseconds = 5 * 60_000;
 const renewalCheckMilliseconds = 60_000;
 const denialFlushMilliseconds = 60_000;
 /** How long a start waits for the CA's first answer before it listens all the same, and answers 503 until the CA is back. */
-const firstRefreshMilliseconds = 5_000;
+const firstRefreshMilliseconds = 3_000;
 
 interface Arguments {
   readonly data: string;

@@ -10,7 +10,7 @@ import { requestOverMutualTls, type TlsAnswer } from "#pki/http-client.ts";
 import { EnrolledIdentity } from "#pki/identity.ts";
 import type { KeyType } from "#pki/keys.ts";
 import { MutualAgent } from "#pki/mtls.ts";
-import { caRoutes, tokenAnswer } from "#pki/protocol-ca.ts";
+import { caRoutes, tokenAnswer, type TokenRequest } from "#pki/protocol-ca.ts";
 
 const projectRoot = path.dirname(path.dirname(path.dirname(fileURLToPath(import.meta.url))));
 
@@ -157,4 +157,37 @@ export async function enrolWith(
   const { kind = "agent", dns, keyType = "ec-p256", directory } = options;
   const { token } = tokenAnswer.parse((await operator.call("POST", caRoutes.tokens, { name, kind, ...(dns && { dns }) })).json());
   return EnrolledIdentity.enroll({ caUrl: ca.enrolmentUrl, rootFingerprint: ca.rootFingerprint, name, token, keyType, ...(directory !== undefined && { directory }) });
+}
+
+type RunningCa = Parameters<typeof operatorOf>[0];
+
+/** One-time enrolment token, asked for by the CA's first operator. */
+export async function issueToken(ca: RunningCa, wanted: TokenRequest): Promise<string> {
+  const operator = await operatorOf(ca);
+  try {
+    return tokenAnswer.parse((await operator.call("POST", caRoutes.tokens, wanted)).json()).token;
+  } finally {
+    operator.close();
+  }
+}
+
+export interface KmsReady {
+  readonly ready: true;
+  readonly service: "kms";
+  readonly url: string;
+  readonly pid: number;
+}
+
+/**
+ * Starts the KMS on a data directory, on a free port unless `arguments` say otherwise. Where it has no identity yet it enrols with a token of the CA's operator.
+ * @example
+ * const directory = temporaryDirectory();
+ * const ca = await startCa(directory);
+ * const kms = await startKms(ca, directory);
+ */
+export async function startKms(ca: RunningCa, dataDirectory: string, options: ServiceOptions & { readonly arguments?: readonly string[] } = {}): Promise<ServiceProcess<KmsReady>> {
+  const enrolled = EnrolledIdentity.isAt(path.join(dataDirectory, "kms", "identity"));
+  const token = enrolled ? {} : { SIGNET_ENROLMENT_TOKEN: await issueToken(ca, { name: "kms", kind: "service", dns: ["localhost"], ip: ["127.0.0.1"] }) };
+  const pinned = ["--ca", ca.ready.enrolmentUrl, "--root-fingerprint", ca.ready.rootFingerprint];
+  return startService<KmsReady>("kms-server/main.ts", ["--data", dataDirectory, ...(enrolled ? [] : pinned), ...(options.arguments ?? [])], { ...options, env: { ...token, ...options.env } });
 }
