@@ -4,7 +4,7 @@ import type { Certificate } from "./certificate.ts";
 import type { Clock } from "./clock.ts";
 import { SignetError } from "./errors.ts";
 import type { Log } from "./log.ts";
-import type { RevocationStore } from "./revocation.ts";
+import type { AcceptedCrl, RevocationStore } from "./revocation.ts";
 
 /** Where CRLs come from: the CA itself, over TLS that was verified, so that its word that nothing is new counts. */
 export interface CrlSource {
@@ -34,6 +34,7 @@ export interface CrlRefresherOptions {
 export class CrlRefresher {
   readonly #options: CrlRefresherOptions;
   readonly #latest = new Map<string, { readonly scope: string; readonly etag: string | undefined }>();
+  #issuers: readonly Certificate[] | undefined;
   #stop: AbortController | undefined;
 
   constructor(options: CrlRefresherOptions) {
@@ -107,9 +108,23 @@ export class CrlRefresher {
       return false;
     }
     const { generation } = store;
-    const { scope } = store.accept(answer.der, await source.issuers());
+    const { scope } = await this.#accept(answer.der);
     this.#latest.set(name, { scope, etag: answer.etag });
     return store.generation !== generation;
+  }
+
+  /** With the issuers that are known, so that a revocation waits for nothing; one that is by none of them has them fetched again. */
+  async #accept(der: Uint8Array): Promise<AcceptedCrl> {
+    const { store, source } = this.#options;
+    if (this.#issuers !== undefined) {
+      try {
+        return store.accept(der, this.#issuers);
+      } catch (error) {
+        if (!(error instanceof SignetError && (error.code === "crl-signature-invalid" || error.code === "certificate-expired"))) throw error;
+      }
+    }
+    this.#issuers = await source.issuers();
+    return store.accept(der, this.#issuers);
   }
 }
 

@@ -33,9 +33,11 @@ export async function fetchPinnedRoot(caUrl: URL, rootFingerprint: string): Prom
         certificates.push(certificate);
       }
     });
-    socket.on("error", (cause) => {
+    let failure: unknown;
+    socket.on("error", (cause) => (failure = cause));
+    socket.on("close", () => {
       if (certificates.length > 0) resolve(certificates);
-      else reject(cause instanceof SignetError ? cause : new SignetError("remote-unreachable", `No TLS connection to the CA at ${caUrl.origin}. Is it running?`, { cause }));
+      else reject(failure instanceof SignetError ? failure : new SignetError("remote-unreachable", `No TLS connection to the CA at ${caUrl.origin}. Is it running?`, { cause: failure }));
     });
   });
   const pinned = normalFingerprint(rootFingerprint);
@@ -74,6 +76,7 @@ export interface EnrolmentClientOptions {
  */
 export class EnrolmentClient implements CrlSource {
   readonly #options: EnrolmentClientOptions;
+  readonly #trustAnchors: readonly Certificate[];
   readonly #agents: Readonly<Record<"checked" | "checkedButForFreshness", https.Agent>>;
   #directory: DirectoryAnswer | undefined;
   /** Trust domain that the CA's verified certificate names. */
@@ -81,6 +84,7 @@ export class EnrolmentClient implements CrlSource {
 
   constructor(options: EnrolmentClientOptions) {
     this.#options = options;
+    this.#trustAnchors = [options.root];
     this.#agents = { checked: this.#agent(true), checkedButForFreshness: this.#agent(false) };
   }
 
@@ -177,9 +181,9 @@ export class EnrolmentClient implements CrlSource {
 
   #agent(freshRevocationDataNeeded: boolean): https.Agent {
     const connect = (host: string, port: number) => {
-      const { root, clock, credential } = this.#options;
+      const { clock, credential } = this.#options;
       const judge = (path: ValidatedPath, identity: Identity) => this.#checkCa(path, identity, freshRevocationDataNeeded);
-      return connectToServer({ host, port, credential: credential?.(), trustAnchors: [root], clock, alpn: alpn.http, judge });
+      return connectToServer({ host, port, credential: credential?.(), trustAnchors: this.#trustAnchors, clock, alpn: alpn.http, judge });
     };
     class CaAgent extends https.Agent {
       override createConnection(options: https.RequestOptions, callback?: (error: Error | null, stream: tls.TLSSocket) => void): undefined {

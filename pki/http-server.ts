@@ -8,6 +8,12 @@ import type { Log } from "./log.ts";
 
 export const bodyLimitBytes = 64 * 1024;
 
+/** What no body of Signet's comes near, and no recursion over a body can be led beyond. */
+const jsonDepthLimit = 16;
+
+/** Connections that one listener holds open; further ones are closed unheard. */
+const connectionLimit = 8192;
+
 /** Time that open requests have to end in when a server closes. */
 const closingMilliseconds = 2000;
 
@@ -36,7 +42,9 @@ export function createApplication({ log, routes, admit }: ApplicationOptions): E
   application.enable("strict routing");
   application.set("query parser", "simple");
   application.use((_request, response, next) => {
-    response.locals["requestId"] = randomUUID();
+    const requestId = randomUUID();
+    response.locals["requestId"] = requestId;
+    response.setHeader("X-Request-Id", requestId);
     response.setHeader("Cache-Control", "no-store");
     next();
   });
@@ -82,14 +90,23 @@ export function sendJson(response: Response, status: number, body: object): void
   response.end(octets);
 }
 
-/** The JSON value in a request's body. @throws SignetError unsupported-media-type, request-malformed */
+/** The JSON value in a request's body, nested 16 deep at most. @throws SignetError unsupported-media-type, request-malformed */
 export function jsonBody(request: Request): unknown {
   requireMediaType(request, "application/json");
+  let value: unknown;
   try {
-    return JSON.parse(octetsOf(request).toString("utf8"));
+    value = JSON.parse(octetsOf(request).toString("utf8"));
   } catch {
     throw new SignetError("request-malformed", "The body is not JSON.");
   }
+  requireShallow(value, jsonDepthLimit);
+  return value;
+}
+
+function requireShallow(value: unknown, levels: number): void {
+  if (typeof value !== "object" || value === null) return;
+  if (levels === 0) throw new SignetError("request-malformed", `The body is nested more than ${jsonDepthLimit} deep.`);
+  for (const inner of Object.values(value)) requireShallow(inner, levels - 1);
 }
 
 /** The octets of a request's body; none where it has no body. */
@@ -113,6 +130,7 @@ export function parse<T>(schema: z.ZodType<T>, value: unknown): T {
 
 /** Binds a port; 0 takes a free one. @returns the port @throws SignetError port-taken */
 export function listen(server: Server, port: number, host: string): Promise<number> {
+  server.maxConnections = connectionLimit;
   server.headersTimeout = 10_000;
   server.requestTimeout = 30_000;
   server.keepAliveTimeout = 65_000;
@@ -126,8 +144,11 @@ export function listen(server: Server, port: number, host: string): Promise<numb
 export function close(server: Server): Promise<void> {
   return new Promise((resolve) => {
     const limit = setTimeout(() => server.closeAllConnections(), closingMilliseconds);
+    // A connection idles again when its open request has ended; node:http closes those alone that idle when it is told to.
+    const sweep = setInterval(() => server.closeIdleConnections(), 10);
     server.close(() => {
       clearTimeout(limit);
+      clearInterval(sweep);
       resolve();
     });
     server.closeIdleConnections();

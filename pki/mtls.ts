@@ -114,16 +114,22 @@ export class PeerSessions {
   }
 
   /**
-   * Who sends this request: judged anew each time.
+   * Who sends this request: judged anew each time. A refusal that time does not mend closes the connection after the answer.
    * @throws SignetError client-certificate-required | alpn-mismatch, the codes of path and profile, and those of {@link RevocationStore.check}
    */
   peer(socket: TLSSocket): AuthenticatedPeer {
-    const admission = this.#admissions.get(socket);
-    if (admission === undefined) throw new SignetError("client-certificate-required", "This connection has not been authenticated.");
-    if ("refusal" in admission) throw admission.refusal;
-    const { revocation } = this.#options;
-    admission.proof = admission.proof === undefined ? revocation.check(admission.path) : revocation.recheck(admission.proof);
-    return new AuthenticatedPeer(construction, admission.identity, admission.proof);
+    try {
+      const admission = this.#admissions.get(socket);
+      if (admission === undefined) throw new SignetError("client-certificate-required", "This connection has not been authenticated.");
+      if ("refusal" in admission) throw admission.refusal;
+      const { revocation } = this.#options;
+      admission.proof = admission.proof === undefined ? revocation.check(admission.path) : revocation.recheck(admission.proof);
+      return new AuthenticatedPeer(construction, admission.identity, admission.proof);
+    } catch (error) {
+      // A refusal that will stand ends the connection, once the answer that says why has been written.
+      if (!(error instanceof SignetError && error.retryable)) setImmediate(() => socket.destroySoon());
+      throw error;
+    }
   }
 
   /** Asks again, for what took time since: call it immediately before bytes leave. @throws SignetError as {@link peer} */
@@ -132,7 +138,7 @@ export class PeerSessions {
     this.#options.revocation.recheck(peer.proof);
   }
 
-  /** Destroys the connections whose path this says yes to, and those that were refused anyway stay as they are. @returns how many were cut */
+  /** Destroys the connections whose path this says yes to. @returns how many were cut */
   cut(which: (path: ValidatedPath) => boolean): number {
     let cut = 0;
     for (const [socket, admission] of this.#admissions) {
@@ -211,12 +217,10 @@ export function connectToServer<T>(i: {
   return new Promise((resolve, reject) => {
     let judgement: { readonly judged: T } | undefined;
     const socket = tls.connect({
-      ...versionAndGroups,
-      ...(i.credential === undefined ? {} : credentialOptions(i.credential)),
+      secureContext: clientContext(i.credential, trustAnchors),
       host,
       port,
       servername: serverNameIndication(servername),
-      ca: trustAnchors.map((certificate) => certificate.toPem()),
       ALPNProtocols: [i.alpn],
       ...(i.session === undefined ? {} : { session: i.session }),
       // Called once OpenSSL has verified the chain; what it returns ends the connection before anything is sent.
@@ -234,23 +238,40 @@ export function connectToServer<T>(i: {
         }
       },
     });
-    socket.setTimeout(handshakeMilliseconds, () => socket.destroy(new SignetError("timed-out", `${host}:${port} did not finish the handshake in ${handshakeMilliseconds} ms.`)));
-    const refuse = (error: Error) => reject(refusalOf(error, `${host}:${port}`));
-    socket.once("error", refuse);
-    socket.once("close", () => refuse(new Error("closed")));
+    const limit = setTimeout(() => socket.destroy(new SignetError("timed-out", `${host}:${port} did not finish the handshake in ${handshakeMilliseconds} ms.`)), handshakeMilliseconds);
+    // Stays for good: whoever gets the socket learns of its end by 'close', and a reset must not bring the process down before they listen.
+    socket.on("error", (error) => reject(refusalOf(error, `${host}:${port}`)));
+    socket.once("close", () => {
+      clearTimeout(limit);
+      reject(new SignetError("tls-refused", `${host}:${port} closed the connection during the handshake.`));
+    });
     socket.once("secureConnect", () => {
+      clearTimeout(limit);
       try {
         requireAlpn(socket, i.alpn);
         // Node does not call the check above where a session was resumed: then nobody was checked.
         if (judgement === undefined) throw new SignetError("tls-refused", "The server's certificate was not checked.");
-        socket.setTimeout(0);
-        socket.removeListener("error", refuse);
         resolve({ socket, judged: judgement.judged });
       } catch (error) {
         socket.destroy(error as Error);
       }
     });
   });
+}
+
+/** The TLS context of a credential, made once: reading a key costs as much as a handshake. */
+const clientContexts = new WeakMap<Credential, { readonly trustAnchors: readonly Certificate[]; readonly context: tls.SecureContext }>();
+
+function clientContext(credential: Credential | undefined, trustAnchors: readonly Certificate[]): tls.SecureContext {
+  const kept = credential === undefined ? undefined : clientContexts.get(credential);
+  if (kept?.trustAnchors === trustAnchors) return kept.context;
+  const context = tls.createSecureContext({
+    ...versionAndGroups,
+    ...(credential === undefined ? {} : credentialOptions(credential)),
+    ca: trustAnchors.map((certificate) => certificate.toPem()),
+  });
+  if (credential !== undefined) clientContexts.set(credential, { trustAnchors, context });
+  return context;
 }
 
 /** Server name indication takes DNS names only (RFC 6066 section 3). */
@@ -308,9 +329,11 @@ export class MutualAgent extends https.Agent {
     this.#unsubscribe = options.revocation.onRevoked((added) => {
       if (added.length > 0) this.#dropUnproven(this.#proofs.keys());
     });
+    // Before node:http's own listener, which gives the connection to the next request in the queue.
+    this.prependListener("free", (socket: TLSSocket) => this.#dropUnproven([socket]));
   }
 
-  /** node:http's hook for a request that wants a connection. */
+  /** node:http's hook for a request that wants a connection, for which it may take an idle one. */
   addRequest(request: unknown, options: unknown): void {
     this.#dropUnproven(Object.values(this.freeSockets).flatMap((sockets) => (sockets ?? []) as TLSSocket[]));
     addRequestOfAgent.call(this, request, options);

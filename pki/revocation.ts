@@ -217,7 +217,7 @@ export class RevocationStore {
     }
     this.#held.set(authorityKeyIdentifier, [...siblings.filter((held) => held !== before), { scope, crl, digest, refreshedAt: clock.monotonicMilliseconds() }]);
     this.#generation += 1;
-    for (const listener of this.#listeners) listener(added);
+    this.#tell(added);
     return { scope, crlNumber, added };
   }
 
@@ -228,8 +228,8 @@ export class RevocationStore {
   }
 
   /**
-   * Proves that no certificate of the path, its anchor aside, is revoked.
-   * @throws SignetError certificate-revoked | crl-missing | crl-stale | crl-refresh-overdue | clock-rolled-back
+   * Proves that no certificate of the path, its anchor aside, is revoked, nor has expired since the path was validated.
+   * @throws SignetError certificate-expired | certificate-revoked | crl-missing | crl-stale | crl-refresh-overdue | clock-rolled-back
    */
   check(path: ValidatedPath): NotRevoked {
     if (!isValidatedPath(path)) throw new SignetError("internal", "Revocation is checked of validated paths alone.");
@@ -241,6 +241,9 @@ export class RevocationStore {
     let freshUntil = Infinity;
     path.chain.slice(0, -1).forEach((certificate, index) => {
       const issuer = path.chain[index + 1] as Certificate;
+      if (now.getTime() > certificate.notAfterTime) {
+        throw new SignetError("certificate-expired", `The certificate ${certificate.serialNumber} (${certificate.subject}) expired at ${certificate.notAfter.toISOString()}.`, { details: { notAfter: certificate.notAfter.toISOString() } });
+      }
       const held = this.#covering(certificate, issuer);
       if (held === undefined) throw new SignetError("crl-missing", `No CRL covers ${certificate.subject} (serial number ${certificate.serialNumber}).`, { details: { serialNumber: certificate.serialNumber } });
       const { crl, refreshedAt } = held;
@@ -253,7 +256,7 @@ export class RevocationStore {
       }
       if (crl.nextUpdate.getTime() <= now.getTime()) throw stale(crl);
       if (monotonic - refreshedAt > maxAgeMilliseconds) throw new SignetError("crl-refresh-overdue", `The CRL of ${crl.issuer} was last confirmed ${Math.round((monotonic - refreshedAt) / 1000)} s ago, over ${maxAgeMilliseconds / 1000} s.`);
-      validUntil = Math.min(validUntil, crl.nextUpdate.getTime() - 1, certificate.notAfter.getTime());
+      validUntil = Math.min(validUntil, crl.nextUpdate.getTime() - 1, certificate.notAfterTime);
       freshUntil = Math.min(freshUntil, refreshedAt + maxAgeMilliseconds);
     });
     return new NotRevoked(construction, path, { generation: this.#generation, validFrom, validUntil, freshUntil });
@@ -261,7 +264,7 @@ export class RevocationStore {
 
   /**
    * The proof itself while everything that it rests on stands, which costs three comparisons; otherwise a new one, or a refusal.
-   * @throws SignetError as {@link check}, and certificate-expired
+   * @throws SignetError as {@link check}
    */
   recheck(proof: NotRevoked): NotRevoked {
     if (!NotRevoked.is(proof)) throw new SignetError("internal", "Only a NotRevoked can be rechecked.");
@@ -269,8 +272,6 @@ export class RevocationStore {
     const { clock } = this.#options;
     const now = clock.now().getTime();
     if (generation === this.#generation && now >= validFrom && now <= validUntil && clock.monotonicMilliseconds() <= freshUntil) return proof;
-    const expired = proof.path.chain.find((certificate) => now > certificate.notAfter.getTime());
-    if (expired !== undefined) throw new SignetError("certificate-expired", `The certificate ${expired.serialNumber} (${expired.subject}) expired at ${expired.notAfter.toISOString()}.`, { details: { notAfter: expired.notAfter.toISOString() } });
     return this.check(proof.path);
   }
 
@@ -306,6 +307,19 @@ export class RevocationStore {
       entries: crl.size,
       ageMilliseconds: monotonic - refreshedAt,
     }));
+  }
+
+  /** Every subscriber hears of it, whatever befalls another: one of them may have connections to cut. */
+  #tell(added: readonly CertificateId[]): void {
+    const failures: unknown[] = [];
+    for (const listener of this.#listeners) {
+      try {
+        listener(added);
+      } catch (error) {
+        failures.push(error);
+      }
+    }
+    if (failures.length > 0) throw new SignetError("internal", "A CRL is in force, and a subscriber failed to act on it.", { cause: failures[0] });
   }
 
   #covering(certificate: Certificate, issuer: Certificate): HeldCrl | undefined {

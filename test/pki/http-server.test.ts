@@ -1,4 +1,6 @@
+import { once } from "node:events";
 import { createServer, request as send, type IncomingMessage } from "node:http";
+import { connect } from "node:net";
 import { text } from "node:stream/consumers";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { z } from "zod";
@@ -62,6 +64,7 @@ test.each<[string, number, string, [method: string, path: string, headers?: Reco
   ["no body", 400, "request-malformed", ["POST", "/v1/things", json]],
   ["a body that does not fit the schema", 400, "request-malformed", ["POST", "/v1/things", json, '{"name":1}']],
   ["a name that the schema does not know", 400, "request-malformed", ["POST", "/v1/things", json, '{"name":"a","__proto__":{}}']],
+  ["a body that is nested beyond reason", 400, "request-malformed", ["POST", "/v1/things", json, `{"name":${"[".repeat(17)}${"]".repeat(17)}}`]],
   ["a body over the limit", 413, "body-too-large", ["POST", "/v1/things", json, Buffer.alloc(bodyLimitBytes + 1, 0x20)]],
   ["a caller that is not admitted, whatever it asks for", 403, "not-permitted", ["POST", "/v1/nothing", { "x-caller": "mallory" }, "{"]],
   ["a defect", 500, "internal", ["GET", "/v1/defect"]],
@@ -70,6 +73,7 @@ test.each<[string, number, string, [method: string, path: string, headers?: Reco
   expect(answer.status).toBe(status);
   expect(answer.headers["content-type"]).toBe("application/problem+json");
   expect(JSON.parse(answer.body)).toMatchObject({ status, code, type: `urn:signet:error:${code}`, requestId: expect.stringMatching(/^[0-9a-f-]{36}$/) });
+  expect(answer.headers["x-request-id"]).toBe((JSON.parse(answer.body) as { requestId: string }).requestId);
   expect(answer.body).not.toContain("canary");
 });
 
@@ -77,9 +81,29 @@ test("what fits is served, and says that nobody may keep it", async () => {
   const answer = await call("POST", "/v1/things", { "content-type": "application/json; charset=utf-8" }, '{"name":"a"}');
   expect([answer.status, JSON.parse(answer.body), answer.headers["cache-control"]]).toEqual([201, { name: "a" }, "no-store"]);
   expect(answer.headers["x-powered-by"]).toBeUndefined();
+  expect(answer.headers["etag"]).toBeUndefined();
   expect(reached).toContain("POST");
 });
 
 test("a port that is in use is named", async () => {
   await expect(listen(createServer(), port, "127.0.0.1")).rejects.toMatchObject({ code: "port-taken", details: { port } });
+});
+
+test("closing waits for an open request, and cuts the connections that idle", async () => {
+  const asked: (() => void)[] = [];
+  const slow = createServer(createApplication({ log: silentLog, routes: { "/slow": { GET: (_request, response) => new Promise((resolve) => asked.push(() => resolve(sendJson(response, 200, {})))) }, "/": { GET: (_request, response) => sendJson(response, 200, {}) } } }));
+  const at = await listen(slow, 0, "127.0.0.1");
+  const idle = connect(at, "127.0.0.1");
+  idle.write("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  await once(idle, "data");
+  const answer = new Promise<number | undefined>((resolve, reject) => {
+    send({ port: at, path: "/slow" }, (incoming) => resolve(incoming.resume().statusCode)).on("error", reject).end();
+  });
+  while (asked.length === 0) await new Promise((resolve) => setImmediate(resolve));
+  const closed = close(slow);
+  idle.resume();
+  await once(idle, "close");
+  asked[0]?.();
+  expect(await answer).toBe(200);
+  await closed;
 });
