@@ -11,6 +11,7 @@ import { constrainsForm, isWithinSubtree } from "./name-matching.ts";
 import type { GeneralName } from "./name.ts";
 import { oid } from "./oids.ts";
 import { PolicyGraph } from "./policy-graph.ts";
+import type { SignatureAlgorithm } from "./signature-algorithm.ts";
 
 /** Purposes by their names; the EKU and the key usage bits that go with each (RFC 5280 section 4.2.1.12). */
 export const keyPurposes = {
@@ -81,11 +82,13 @@ function checkKeyStrength(certificate: Certificate, { minimumRsaBits }: PathPara
   if (minimumRsaBits >= 2048 && (family === undefined || family === "dsa")) throw refuse("algorithm-rejected", certificate, `Key of type ${type}`);
 }
 
-/** The signature that a certificate bears is made with a hash that is strong enough. */
-function checkSignatureStrength(certificate: Certificate, { minimumRsaBits }: PathParameters): void {
-  const { family, hash, oid: algorithm } = certificate.signatureAlgorithm;
-  if (family === undefined) throw refuse("algorithm-rejected", certificate, `Signature algorithm ${algorithm} is not known`);
-  if (minimumRsaBits >= 2048 && (hash === "sha1" || hash === "sha224" || family === "dsa")) throw refuse("algorithm-rejected", certificate, `Signature algorithm ${algorithm} is too weak`);
+/** Whether a signature, a certificate's or a CRL's, is made with an algorithm that is known and strong enough. */
+export function isStrongSignature({ family, hash }: SignatureAlgorithm, { minimumRsaBits }: PathParameters): boolean {
+  return family !== undefined && (minimumRsaBits < 2048 || (hash !== "sha1" && hash !== "sha224" && family !== "dsa"));
+}
+
+function checkSignatureStrength(certificate: Certificate, parameters: PathParameters): void {
+  if (!isStrongSignature(certificate.signatureAlgorithm, parameters)) throw refuse("algorithm-rejected", certificate, `Signature algorithm ${certificate.signatureAlgorithm.oid}`);
 }
 
 /** Rules for whoever issues certificates: RFC 5280 section 6.1.4 (k) and (n). */

@@ -1,0 +1,134 @@
+// `signet pki verify`: one certificate by options, or a stream of requests with --jsonl. Exit 0 accept, 1 reject, 2 unusable input, 3 not supported.
+import { readFile } from "node:fs/promises";
+import { createInterface } from "node:readline";
+import { parseArgs } from "node:util";
+import { pathToFileURL } from "node:url";
+import { SignetError } from "#pki/errors.ts";
+import { pemDecodeLabel, pemDecodeOne } from "#pki/pem.ts";
+import { answerLine, policyOid, requestPurpose, requestTime, verify } from "#pki/verification-contract.ts";
+import type { ExpectedName, VerificationRequest } from "#pki/verification-contract.ts";
+
+const exit = { accept: 0, reject: 1, unusable: 2, unsupported: 3 } as const;
+
+const options = {
+  "jsonl": { type: "boolean" },
+  "trust": { type: "string", multiple: true },
+  "intermediate": { type: "string", multiple: true },
+  "crl": { type: "string", multiple: true },
+  "crl-check": { type: "string" },
+  "time": { type: "string" },
+  "purpose": { type: "string" },
+  "host": { type: "string", multiple: true },
+  "ip": { type: "string", multiple: true },
+  "email": { type: "string", multiple: true },
+  "policy": { type: "string", multiple: true },
+  "require-policy": { type: "boolean" },
+  "inhibit-mapping": { type: "boolean" },
+  "inhibit-any": { type: "boolean" },
+  "max-depth": { type: "string" },
+  "min-rsa-bits": { type: "string" },
+  "crl-max-age": { type: "string" },
+  "anchor": { type: "string" },
+  "strict": { type: "boolean" },
+} as const;
+
+/** Something in the command line that cannot be used; `exitCode` tells whether it makes no sense or is not supported. */
+class Unusable extends Error {
+  readonly exitCode: number;
+  constructor(message: string, exitCode: number = exit.unusable) {
+    super(message);
+    this.exitCode = exitCode;
+  }
+}
+
+/** Runs the command; `args` are what follows `signet pki verify`. Returns the exit code. */
+export async function pkiVerify(args: readonly string[]): Promise<number> {
+  try {
+    const { values, positionals } = readArguments(args);
+    if (values.jsonl === true) return await answerLines();
+    verify(await readRequest(values, positionals));
+    process.stdout.write("valid\n");
+    return exit.accept;
+  } catch (error) {
+    if (error instanceof Unusable) {
+      process.stderr.write(`signet: ${error.message}\n`);
+      return error.exitCode;
+    }
+    if (!(error instanceof SignetError)) throw error;
+    process.stdout.write(`${error.code}\n`);
+    process.stderr.write(`signet: ${error.code}: ${error.message}\n`);
+    return exit.reject;
+  }
+}
+
+function readArguments(args: readonly string[]) {
+  try {
+    return parseArgs({ args: [...args], options, allowPositionals: true });
+  } catch (error) {
+    throw new Unusable((error as Error).message, (error as { code?: string }).code === "ERR_PARSE_ARGS_UNKNOWN_OPTION" ? exit.unsupported : exit.unusable);
+  }
+}
+
+type Values = ReturnType<typeof readArguments>["values"];
+
+async function readRequest(values: Values, positionals: readonly string[]): Promise<VerificationRequest> {
+  const [leafFile, ...more] = positionals;
+  if (leafFile === undefined || more.length > 0 || values.trust === undefined) throw new Unusable("usage: signet pki verify --trust roots.pem --crl-check none|leaf|chain [...] leaf.pem");
+  const crlCheck = values["crl-check"];
+  if (crlCheck !== "none" && crlCheck !== "leaf" && crlCheck !== "chain") throw new Unusable("--crl-check is none, leaf or chain");
+  const anchor = values.anchor ?? "cert";
+  if (anchor !== "cert" && anchor !== "bare") throw new Unusable("--anchor is cert or bare");
+  const time = values.time === undefined ? undefined : requestTime.safeParse(values.time);
+  if (time?.success === false) throw new Unusable("--time is in the form of RFC 3339, such as 2026-06-01T12:00:00Z");
+  const purpose = values.purpose === undefined ? undefined : requestPurpose.safeParse(values.purpose);
+  if (purpose?.success === false) throw new Unusable(`--purpose ${values.purpose} is not known`, exit.unsupported);
+  const policies = values.policy ?? [];
+  if (!policies.every((policy) => policyOid.safeParse(policy).success)) throw new Unusable("--policy is an object identifier in dotted form");
+  const named = (kind: ExpectedName["kind"], list: readonly string[] = []): ExpectedName[] => list.map((value) => ({ kind, value }));
+  return {
+    trust: await readPem(values.trust, "CERTIFICATE"),
+    intermediates: await readPem(values.intermediate, "CERTIFICATE"),
+    crls: await readPem(values.crl, "X509 CRL"),
+    leaf: await readFileOrRefuse(leafFile, (text) => pemDecodeOne(text, "CERTIFICATE")),
+    time: time?.data,
+    purpose: purpose?.data,
+    names: [...named("DNS", values.host), ...named("IP", values.ip), ...named("RFC822", values.email)],
+    crlCheck,
+    policy: { initialSet: policies, explicit: values["require-policy"] ?? false, inhibitMapping: values["inhibit-mapping"] ?? false, inhibitAny: values["inhibit-any"] ?? false },
+    maxDepth: readCount("max-depth", values["max-depth"]),
+    minRsaBits: readCount("min-rsa-bits", values["min-rsa-bits"]),
+    crlMaxAgeSec: readCount("crl-max-age", values["crl-max-age"]),
+    anchor: anchor === "bare" ? "bare" : "certificate",
+    strict: values.strict ?? false,
+  };
+}
+
+function readCount(name: string, text: string | undefined): number | undefined {
+  if (text === undefined) return undefined;
+  if (!/^\d{1,12}$/.test(text)) throw new Unusable(`--${name} is a number from 0 up`);
+  return Number(text);
+}
+
+async function readPem(files: readonly string[] = [], label: string): Promise<Uint8Array[]> {
+  const lists = await Promise.all(files.map((file) => readFileOrRefuse(file, (text) => pemDecodeLabel(text, label))));
+  return lists.flat();
+}
+
+async function readFileOrRefuse<T>(file: string, read: (text: string) => T): Promise<T> {
+  try {
+    return read(await readFile(file, "latin1"));
+  } catch (error) {
+    throw new Unusable(`${file}: ${(error as Error).message}`);
+  }
+}
+
+/** One answer for each line of stdin, in order, until it ends. */
+async function answerLines(): Promise<number> {
+  for await (const line of createInterface({ input: process.stdin, crlfDelay: Infinity })) {
+    if (line.trim() === "") continue;
+    process.stdout.write(`${JSON.stringify(answerLine(line))}\n`);
+  }
+  return exit.accept;
+}
+
+if (process.argv[1] !== undefined && import.meta.url === pathToFileURL(process.argv[1]).href) process.exitCode = await pkiVerify(process.argv.slice(2));
