@@ -1,0 +1,152 @@
+/** `npm run demo`: brings the system up, tells its story, lets Mallory loose on it, and leaves a report. Loopback only. */
+import type { ChildProcess } from "node:child_process";
+import { mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import type { ArmResult, Attack } from "../attacks/attack.ts";
+import { catalogue } from "../attacks/catalogue.ts";
+import { runAttacks } from "../attacks/run.ts";
+import { equipLaboratory } from "../attacks/forge.ts";
+import { gatherEvidence } from "./evidence.ts";
+import { attackReport, type Report, renderHtml, verdictOf } from "./report.ts";
+import { countedBy, tellStory } from "./story.ts";
+import { openTerminal } from "./terminal.ts";
+import { SystemUnderAttack, trustDomain } from "./world.ts";
+
+const projectRoot = fileURLToPath(new URL("../..", import.meta.url));
+const usage = `Usage: npm run demo [-- OPTION...]
+  --directory DIR   where the report goes (default certs/demo)
+  --only P01,R06    only these attacks
+  --keep            keep the run's working directory, private keys included, and say where it is
+`;
+
+/** Runs the demo. Exit code 0 only if every step and every verdict was as expected. */
+export async function demo(argv: readonly string[]): Promise<number> {
+  let options;
+  try {
+    options = parseArgs({
+      args: [...argv],
+      options: { directory: { type: "string" }, only: { type: "string" }, keep: { type: "boolean", default: false }, help: { type: "boolean", short: "h", default: false } },
+    }).values;
+  } catch (error) {
+    process.stderr.write(`signet demo: ${error instanceof Error ? error.message : String(error)}\n${usage}`);
+    return 1;
+  }
+  if (options.help) {
+    process.stdout.write(usage);
+    return 0;
+  }
+  const chosen = options.only === undefined ? catalogue : catalogue.filter((attack) => options.only?.split(",").includes(attack.id) === true);
+  if (chosen.length === 0) {
+    process.stderr.write(`signet demo: no such attack; there are ${catalogue.map((attack) => attack.id).join(", ")}\n`);
+    return 1;
+  }
+
+  const output = path.resolve(options.directory ?? path.join(projectRoot, "certs", "demo"));
+  await clearOutput(output);
+  const working = await mkdtemp(path.join(output, "run-"));
+  // Some eighty processes load the same modules: what the first has compiled the others take over.
+  process.env["NODE_COMPILE_CACHE"] ??= path.join(working, "compile-cache");
+  const processes = new Set<ChildProcess>();
+  const terminal = openTerminal(process.stdout);
+  const system = new SystemUnderAttack(working, processes);
+
+  const cleanUp = async (): Promise<void> => {
+    terminal.stop();
+    await system.stop();
+    if (options.keep !== true) await rm(working, { recursive: true, force: true, maxRetries: 3 });
+  };
+  let interrupted = false;
+  const interrupt = (signal: NodeJS.Signals): void => {
+    if (interrupted) return;
+    interrupted = true;
+    process.stderr.write(`\nsignet demo: ${signal}: cleaning up\n`);
+    void cleanUp().finally(() => process.exit(signal === "SIGINT" ? 130 : 143));
+  };
+  process.on("SIGINT", interrupt);
+  process.on("SIGTERM", interrupt);
+
+  try {
+    return await run(system, chosen, output, working, processes, terminal);
+  } catch (error) {
+    if (interrupted) return 130;
+    terminal.stop();
+    process.stderr.write(`signet demo: ${error instanceof Error ? error.message : String(error)}\n`);
+    return 1;
+  } finally {
+    if (!interrupted) await cleanUp();
+    if (options.keep === true) process.stdout.write(`The working directory, with the run's private keys, was kept: ${working}\n`);
+  }
+}
+
+async function run(
+  system: SystemUnderAttack,
+  chosen: readonly Attack[],
+  output: string,
+  working: string,
+  processes: Set<ChildProcess>,
+  terminal: ReturnType<typeof openTerminal>,
+): Promise<number> {
+  const startedAt = new Date();
+  const started = performance.now();
+
+  terminal.heading("Signet: a private authority, a key service, four agents, and Mallory");
+  const story = await tellStory(system, async (title, act) => {
+    const step = await terminal.step(title, act);
+    // What comes after would only repeat the failure.
+    if (!step.ok) throw new Error(`the story stopped at "${title}": ${step.detail}`);
+    return step;
+  });
+
+  terminal.heading(`Mallory: ${countedBy(chosen)}, each first on a naive system`);
+  const results = new Map<string, readonly ArmResult[]>();
+  const laboratory = equipLaboratory();
+  await runAttacks(chosen, { laboratory, live: system.live, cues: system.cues, directory: path.join(working, "arms"), processes }, {
+    started: terminal.attackStarted,
+    finished: (attack, arms) => {
+      results.set(attack.id, arms);
+      terminal.attackFinished(attack, arms);
+    },
+  });
+
+  terminal.heading("The verdicts");
+  terminal.verdicts(chosen, results);
+  const evidence = await gatherEvidence(system, output);
+  const ok = chosen.every((attack) => results.get(attack.id)?.length === 2 && results.get(attack.id)?.every((result) => result.asExpected) === true);
+  const report: Report = {
+    format: "signet-demo-report-1",
+    ok,
+    startedAt: startedAt.toISOString(),
+    durationMilliseconds: Math.round(performance.now() - started),
+    versions: { Node: process.versions.node, OpenSSL: process.versions.openssl },
+    trustDomain,
+    rootFingerprint: system.ca.rootFingerprint,
+    parties: story.parties,
+    story: story.steps,
+    cuts: story.cuts,
+    attacks: chosen.map((attack) => attackReport(attack, results.get(attack.id) ?? [])),
+    verdicts: chosen.flatMap((attack) => (results.get(attack.id) ?? []).map(verdictOf)),
+    evidence,
+  };
+  await writeFile(path.join(output, "report.json"), `${JSON.stringify(report, null, 2)}\n`);
+  await writeFile(path.join(output, "report.html"), renderHtml(report, chosen));
+
+  const where = path.relative(process.cwd(), output) || ".";
+  terminal.heading("Check it yourself");
+  terminal.line(`In ${where} lie report.html, report.json, and every certificate and CRL of the run. With OpenSSL 3:`);
+  process.stdout.write(`\n  cd ${where}\n`);
+  for (const { command, outcome } of evidence.verifications) process.stdout.write(`  ${command}    # ${outcome === "good" ? "OK" : "certificate revoked"}\n`);
+  const held = report.attacks.filter((attack) => attack.arms.find((arm) => arm.arm === "signet")?.asExpected === true).length;
+  terminal.line();
+  terminal.line(`${ok ? "Every verdict is as expected" : "NOT every verdict is as expected"}: ${held} of ${chosen.length} attacks stopped for the expected reason, in ${(report.durationMilliseconds / 1000).toFixed(1)} s.`);
+  return ok ? 0 : 1;
+}
+
+/** Removes what an earlier run left, and nothing else. */
+async function clearOutput(output: string): Promise<void> {
+  await mkdir(output, { recursive: true });
+  for (const name of await readdir(output)) {
+    if (/^(?:report\.(?:json|html)|[a-z0-9-]+\.pem|run-.+)$/.test(name)) await rm(path.join(output, name), { recursive: true, force: true });
+  }
+}
