@@ -239,14 +239,14 @@ export const catalogue: readonly Attack[] = [
     "Two CRLs of one second",
     "certificate-revoked",
     {
-      mallory: "Bob's key",
+      mallory: "copies of the keys of two agents that are revoked in the same moment",
       how: "Two CRLs bear the same second. Of such a pair OpenSSL takes the first it is given and never looks at the number.",
       naive: "crl: [older, newer]",
-      defence: "One CRL is in force per scope, the one with the highest number; the CA never dates two alike.",
+      defence: "The CA never dates two CRLs of a scope alike, and one is in force at a time: the one with the highest number.",
       source: "RFC 5280 section 5.2.3; OpenSSL x509_vfy",
     },
     ["CA -> KMS: CRL 4 and CRL 5, same second", "Mallory => KMS: I am Bob", "KMS *> Mallory: the key, by CRL 4"],
-    ["CA -> KMS: CRL 4 and CRL 5, same second", "Mallory => KMS: I am Bob", "KMS x> Mallory: revoked, by CRL 5"],
+    ["CA -> KMS: CRL 4, then 5 a second later", "Mallory => KMS: I am the first, I am the second", "KMS x> Mallory: revoked, both of you"],
   ),
   attack(
     "R08",

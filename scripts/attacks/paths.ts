@@ -62,9 +62,10 @@ const fetchWith =
 /** A copy of a party's credential, as a thief holds it or its owner misuses it. */
 export async function copiedCredential(directory: string | undefined, role: "client" | "server"): Promise<PemCredential> {
   if (directory === undefined) throw new Error("no such party");
-  const chain = await readFile(path.join(directory, role, "chain.pem"), "utf8");
-  const [certificate = ""] = chain.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/) ?? [];
-  return { chain, certificate: `${certificate}\n`, key: await readFile(path.join(directory, role, "key.pem"), "utf8") };
+  const text = await readFile(path.join(directory, `${role}.pem`), "utf8");
+  const [key = ""] = text.match(/-----BEGIN PRIVATE KEY-----[^-]+-----END PRIVATE KEY-----/) ?? [];
+  const certificates = text.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? [];
+  return { key, certificate: `${certificates[0] ?? ""}\n`, chain: `${certificates.join("\n")}\n` };
 }
 
 export function liveOf(stage: Stage): LiveSystem {

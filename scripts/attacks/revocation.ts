@@ -146,8 +146,8 @@ async function connectToKms(stage: MalloryStage, credential: PemCredential, sess
 }
 
 /** Enrolls an agent of its own for this arm, whose credential Mallory copies, and lets it read the canary's key. */
-async function stealFreshCredential(stage: MalloryStage): Promise<{ credential: PemCredential; name: string; keyName: string }> {
-  const { name, directory, keyName } = (await stage.direct("stolen-agent")) as { name: string; directory: string; keyName: string };
+async function stealFreshCredential(stage: MalloryStage, which = ""): Promise<{ credential: PemCredential; name: string; keyName: string }> {
+  const { name, directory, keyName } = (await stage.direct("stolen-agent", which)) as { name: string; directory: string; keyName: string };
   return { credential: await copiedCredential(directory, "client"), name, keyName };
 }
 
@@ -225,12 +225,13 @@ export const revocation: FamilyArms = {
       mallory: fetchAsBob,
     },
     signet: {
-      victim: async (stage) => {
-        const { guard, guardedKeyServer } = await guarded();
-        await guardedKeyServer(stage, guard(stage.world.laboratory, await sameSecond(stage.world.laboratory)));
-        await stage.end;
+      live: true,
+      mallory: async (stage) => {
+        // Two agents are revoked in one moment: whichever CRL comes second, its news has to count.
+        const robbed = await Promise.all([stealFreshCredential(stage, "a"), stealFreshCredential(stage, "b")]);
+        await Promise.all(robbed.map(({ name }) => stage.direct("revoke", name)));
+        for (const { credential, keyName } of robbed) await malloryAsksKms(stage, credential, keyName);
       },
-      mallory: fetchAsBob,
     },
   },
 

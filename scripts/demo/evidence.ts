@@ -19,6 +19,7 @@ export interface Evidence {
   readonly verifications: readonly Verification[];
 }
 
+// These files hold the private key as well: only the certificates are taken.
 const certificatesIn = (pem: string): string[] => pem.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g)?.map((one) => `${one}\n`) ?? [];
 
 async function download(url: string): Promise<Buffer> {
@@ -40,7 +41,7 @@ export async function gatherEvidence(system: SystemUnderAttack, directory: strin
   };
   const alice = system.identityDirectory("alice");
   await write("root.pem", await readFile(path.join(alice, "root.pem"), "utf8"), "the root, which everybody has pinned");
-  const [, issuing = ""] = certificatesIn(await readFile(path.join(alice, "client", "chain.pem"), "utf8"));
+  const [, issuing = ""] = certificatesIn(await readFile(path.join(alice, "client.pem"), "utf8"));
   await write("issuing.pem", issuing, "the issuing CA");
   const { publicationUrl } = system.ca;
   const crls: string[] = [];
@@ -52,7 +53,7 @@ export async function gatherEvidence(system: SystemUnderAttack, directory: strin
   await write("crls.pem", crls.join(""), "both CRLs in one file");
   for (const name of ["kms", "alice", "bob", "carol", "dave", "mallory"]) {
     for (const role of ["client", "server"] as const) {
-      const chain = await readFile(path.join(system.identityDirectory(name), role, "chain.pem"), "utf8").catch(() => "");
+      const chain = await readFile(path.join(system.identityDirectory(name), `${role}.pem`), "utf8").catch(() => "");
       const [leaf] = certificatesIn(chain);
       if (leaf === undefined) continue;
       const file = role === "client" ? `${name}.pem` : `${name}-server.pem`;

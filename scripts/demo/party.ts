@@ -64,13 +64,14 @@ const keep = (link: Link): void => {
 
 /** A TLS connection under this party's certificate, outside the SDK: a revoked party does not keep to its SDK either. */
 async function connectRaw(port: number, protocol: string, session?: Buffer): Promise<TLSSocket> {
-  const [key, cert] = await Promise.all(["key.pem", "chain.pem"].map((name) => readFile(path.join(directory, "client", name))));
+  // Key and chain are in one file.
+  const credential = await readFile(path.join(directory, "client.pem"));
   const ca = await readFile(path.join(directory, "root.pem"));
   const socket = tls.connect({
     host: "127.0.0.1",
     port,
-    key,
-    cert,
+    key: credential,
+    cert: credential,
     ca,
     ALPNProtocols: [protocol],
     servername: protocol === alpn.http ? "localhost" : "",
@@ -200,7 +201,7 @@ const acts: Readonly<Record<string, Act>> = {
     }
   },
   openOperator: async ({ directory: where = "", mutualUrl = "" }) => {
-    const identity = await EnrolledIdentity.open(where, systemClock);
+    const identity = EnrolledIdentity.open(where);
     identity.startRevocationRefresh();
     await untilReady(identity);
     const connections = new MutualAgent({

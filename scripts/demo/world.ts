@@ -140,10 +140,10 @@ export class SystemUnderAttack {
       await this.enrollUnattended(name, token);
       return { name, token };
     },
-    "stolen-agent": async (_value, { id, secret }) => {
-      const name = `robbed-${id.toLowerCase()}`;
+    "stolen-agent": async (which, { id, secret }) => {
+      const name = `robbed-${id.toLowerCase()}${String(which)}`;
       const directory = await this.enrollUnattended(name);
-      return { name, directory, keyName: await this.#canaryKey(id, secret, name) };
+      return { name, directory, keyName: await this.#canaryKey(`${id}${String(which)}`, secret, name) };
     },
     revoke: async (name) => this.revoke(String(name)),
     "copy-identity": async (name, { directory }) => {
