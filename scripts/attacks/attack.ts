@@ -35,6 +35,8 @@ export interface Attack {
   readonly source: string;
   /** Code with which Signet has to refuse. Any other refusal counts as a failure of the run. */
   readonly expected: Refusal;
+  /** What the refusal's detail has to hold as well, where the code alone stands for several reasons. */
+  readonly because?: string;
   readonly diagram: Readonly<Record<ArmName, readonly DiagramStep[]>>;
 }
 

@@ -197,11 +197,12 @@ export const ciphertext: FamilyArms = {
   },
 };
 
-/** Mallory swaps two wrapped keys in the KMS's database and then asks for the one that is hers. */
+/** Mallory swaps two wrapped keys in the KMS's storage, has the KMS started on it, and asks for the key that is hers. */
 async function swapRecords(stage: MalloryStage): Promise<void> {
-  const { keyName, ownKeyName } = (await stage.direct("swap-wrapped-keys")) as { keyName: string; ownKeyName: string };
-  stage.log(`swapped the rows of ${keyName} and ${ownKeyName}`);
-  await malloryAsksKms(stage, await copiedCredential(liveOf(stage).identities["mallory"], "client"), ownKeyName);
+  const outcome = (await stage.direct("swapped-storage")) as { code: string } | { url: string; ownKeyName: string };
+  stage.note("A KMS started on a copy of the storage that nobody had touched, and served.");
+  if ("code" in outcome) stage.refused(outcome.code, "the KMS does not start on the storage with the two keys swapped");
+  else await malloryAsksKms(stage, await copiedCredential(liveOf(stage).identities["mallory"], "client"), outcome.ownKeyName, {}, outcome.url);
 }
 
 /** Mallory alters a recorded message in every byte of its last blocks, and counts how many different answers there are. */

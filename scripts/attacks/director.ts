@@ -28,7 +28,7 @@ export interface Direction {
 }
 
 const armFile = fileURLToPath(new URL("./arm.ts", import.meta.url));
-const armLimitMilliseconds = 20_000;
+const armLimitMilliseconds = 45_000;
 
 type Role = "victim" | "mallory";
 
@@ -142,7 +142,8 @@ export function judge(attack: Attack, arm: ArmName, found: Findings): ArmResult 
   const refusal = found.refusals[0];
   const reasonCode = refusal?.code ?? null;
   const expected = arm === "naive" ? "attacker-wins" : attack.expected;
-  const asExpected = found.failures.length === 0 && (arm === "naive" ? attackerWon : !attackerWon && reasonCode === attack.expected);
+  const forTheReason = reasonCode === attack.expected && (refusal?.detail ?? "").includes(attack.because ?? "");
+  const asExpected = found.failures.length === 0 && (arm === "naive" ? attackerWon : !attackerWon && forTheReason);
   const evidence: string[] = [];
   if (canarySeen) evidence.push(`The canary (SHA-256 ${fingerprint(found.secret)}...) stands in line ${line + 1} of ${found.log.length} of Mallory's log.`);
   else evidence.push(`The canary (SHA-256 ${fingerprint(found.secret)}...) stands nowhere in Mallory's log of ${found.log.length} lines.`);

@@ -41,7 +41,7 @@ export type RequestOptions = Pick<https.RequestOptions, "method" | "agent" | "he
 /** One HTTPS request, as Mallory or a naive client makes it. */
 export function request(url: string, options: RequestOptions, body?: string | Uint8Array): Promise<Answer> {
   return new Promise((resolve, reject) => {
-    const outgoing = https.request(url, { timeout: 5_000, ...options }, (incoming) => {
+    const outgoing = https.request(url, { timeout: 20_000, ...options }, (incoming) => {
       const parts: Buffer[] = [];
       incoming.on("data", (part: Buffer) => parts.push(part));
       incoming.on("error", reject);

@@ -190,16 +190,17 @@ async function enrollForReal(stage: MalloryStage, name: string, token: string, k
     return;
   }
   const { parseCertsOnly } = await import("#pki/cms.ts");
-  const chain = parseCertsOnly(Buffer.from(answer.text, "base64"));
-  const cert = chain.map((certificate) => certificate.toPem()).join("");
+  const issued = parseCertsOnly(Buffer.from(answer.text, "base64"));
+  // EST answers with the certificate alone; its issuer is the one that issued hers.
+  const own = await copiedCredential(live.identities["mallory"], "client");
+  const cert = issued.map((certificate) => certificate.toPem()).join("") + own.chain.slice(own.certificate.length);
   await malloryAsksKms(stage, { key, certificate: cert, chain: cert }, keyName);
 }
 
 /** Mallory asks the real KMS for the canary's key with some credential, and logs all that comes back. */
-export async function malloryAsksKms(stage: MalloryStage, credential: PemCredential | undefined, keyName: string, headers: Record<string, string> = {}): Promise<void> {
-  const live = liveOf(stage);
+export async function malloryAsksKms(stage: MalloryStage, credential: PemCredential | undefined, keyName: string, headers: Record<string, string> = {}, kmsUrl = liveOf(stage).kmsUrl): Promise<void> {
   try {
-    const answer = await request(`${live.kmsUrl}/v1/keys/${keyName}/versions/latest/material`, {
+    const answer = await request(`${kmsUrl}/v1/keys/${keyName}/versions/latest/material`, {
       rejectUnauthorized: false,
       agent: false,
       ALPNProtocols: ["http/1.1"],

@@ -32,7 +32,7 @@ async function openAgent(stage: Stage, name: string, kmsUrl = liveOf(stage).kmsU
 
 /** Resolves once the agent's first refresh of its CRLs has ended; until then it refuses everybody. */
 export async function readyToJudge(agent: Pick<Agent, "enrolled">): Promise<void> {
-  const givenUp = performance.now() + 8_000;
+  const givenUp = performance.now() + 20_000;
   while (agent.enrolled.revocation.waitingFor() !== undefined) {
     if (performance.now() > givenUp) throw new Error(`still waiting for ${agent.enrolled.revocation.waitingFor() ?? ""}`);
     await new Promise((resolve) => setTimeout(resolve, 10));
@@ -64,7 +64,7 @@ export async function linkThroughMallory(stage: VictimStage): Promise<void> {
   const [alice, carol] = await Promise.all([openAgent(stage, "alice"), openAgent(stage, "carol")]);
   const listener = await carol.listen({
     onLink: (link) => void link.receive().then((message) => stage.accepted(Buffer.from(message).toString()), () => {}),
-    onRefused: (reason) => stage.refused(reason.code, reason.message),
+    onRefused: (reason) => stage.refused(reason.code, `${reason.message} ${String(reason.details["reason"] ?? "")}`),
   });
   stage.tell("carol", listener.port);
   await reporting(stage, async () => {

@@ -326,7 +326,7 @@ export const revocation: FamilyArms = {
         stage.note(`Before the revocation the KMS ${first === undefined ? "did not serve" : "served"} this connection.`);
         const closed = new Promise<boolean>((resolve) => {
           held.once("close", () => resolve(true));
-          setTimeout(() => resolve(false), 5_000).unref();
+          setTimeout(() => resolve(false), 15_000).unref();
         });
         const at = performance.now();
         await stage.direct("revoke", name);

@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 import type { Order, Report } from "./party.ts";
 
 const partyFile = fileURLToPath(new URL("./party.ts", import.meta.url));
-const orderLimitMilliseconds = 20_000;
+const orderLimitMilliseconds = 45_000;
 
 /** A refusal that a party met, with its code. */
 export class PartyRefusal extends Error {
@@ -79,7 +79,7 @@ export class Party {
   }
 
   /** The first event for which `fits` holds, past or to come; undefined if none comes in time. */
-  async event(fits: (event: PartyEvent) => boolean, withinMilliseconds = 10_000): Promise<PartyEvent | undefined> {
+  async event(fits: (event: PartyEvent) => boolean, withinMilliseconds = 20_000): Promise<PartyEvent | undefined> {
     const past = this.events.find(fits);
     if (past !== undefined) return past;
     return new Promise((resolve) => {

@@ -50,7 +50,7 @@ function self(): Agent {
 
 /** Waits until the CRLs are there; a party judges nobody before. */
 async function untilReady(identity: EnrolledIdentity): Promise<void> {
-  const givenUp = performance.now() + 8_000;
+  const givenUp = performance.now() + 20_000;
   for (let missing = identity.revocation.waitingFor(); missing !== undefined; missing = identity.revocation.waitingFor()) {
     if (performance.now() > givenUp) throw new SignetError("not-ready", `Still waiting for ${missing}`);
     await new Promise((resolve) => setTimeout(resolve, 10));
@@ -88,10 +88,10 @@ async function connectRaw(port: number, protocol: string, session?: Buffer): Pro
   return socket;
 }
 
-/** The first bytes of an answer, or undefined if the other end closes or stays silent for two seconds. */
+/** The first bytes of an answer, or undefined if the other end closes or stays silent for ten seconds. */
 function firstBytes(socket: TLSSocket): Promise<Buffer | undefined> {
   return new Promise((resolve) => {
-    const silence = setTimeout(() => resolve(undefined), 2_000);
+    const silence = setTimeout(() => resolve(undefined), 10_000);
     const done = (bytes: Buffer | undefined): void => {
       clearTimeout(silence);
       resolve(bytes);
@@ -135,7 +135,7 @@ const acts: Readonly<Record<string, Act>> = {
     await self().enrolled.renew("client");
     return { before, after: self().enrolled.credential("client").chain[0]?.serialNumber };
   },
-  whoami: () => self().kms.whoami(),
+  kmsStatus: () => self().kms.status(),
   createKey: ({ name = "", readers = "" }) => self().createKey(name, { readers: readers.split(",").filter((reader) => reader !== "").map((reader) => self().peerUri(reader)) }),
   importKey: ({ name = "", material = "", readers = "" }) =>
     self().kms.importKey(name, Buffer.from(material, "hex"), { readers: readers.split(",").filter((reader) => reader !== "").map((reader) => self().peerUri(reader)) }),

@@ -6,7 +6,7 @@ import type { LiveSystem } from "../attacks/attack.ts";
 import type { Cues } from "../attacks/director.ts";
 import { type ServiceProcess, startService } from "../service-process.ts";
 import { Party } from "./parties.ts";
-import { swapWrappedKeys } from "./storage-thief.ts";
+import { copyKmsData, swapWrappedKeys } from "./storage-thief.ts";
 
 export const trustDomain = "demo.signet.internal";
 
@@ -44,6 +44,7 @@ export class SystemUnderAttack {
   #ca: ServiceProcess<CaReady> | undefined;
   #kms: ServiceProcess<KmsReady> | undefined;
   readonly #identities: Record<string, string> = {};
+  readonly #others: ServiceProcess<KmsReady>[] = [];
 
   /** Starts the parties' processes at once: they load while the CA comes up. */
   constructor(directory: string, processes: Set<ChildProcess>) {
@@ -145,20 +146,49 @@ export class SystemUnderAttack {
       const directory = await this.enrollUnattended(name);
       return { name, directory, keyName: await this.#canaryKey(`${id}${String(which)}`, secret, name) };
     },
-    revoke: async (name) => this.revoke(String(name)),
+    revoke: async (name) => {
+      const { crlNumber } = (await this.revoke(String(name))) as { crlNumber: string };
+      await this.#enforcedAtKms(BigInt(crlNumber));
+    },
     "copy-identity": async (name, { directory }) => {
       const copy = path.join(directory, String(name));
       await cp(this.identityDirectory(String(name)), copy, { recursive: true });
       return copy;
     },
-    "swap-wrapped-keys": async (_value, { id, secret }) => {
+    "swapped-storage": async (_value, { id, secret, directory }) => {
       const keyName = await this.#canaryKey(id, secret, "");
       const ownKeyName = `own-${id.toLowerCase()}`;
       await this.agents.alice.order("createKey", { name: ownKeyName, readers: "mallory" });
-      swapWrappedKeys(path.join(this.kmsData, "kms", "kms.sqlite"), keyName, ownKeyName);
-      return { keyName, ownKeyName };
+      const data = path.join(directory, "kms-data");
+      await copyKmsData(this.kmsData, data);
+      const identity = path.join(directory, "kms");
+      await cp(this.identityDirectory("kms"), identity, { recursive: true });
+      const start = () => startService<KmsReady>("kms-server/main.ts", ["--data", data, "--identity", identity]);
+      // The control: a copy that nobody has touched is served.
+      await (await start()).stop();
+      swapWrappedKeys(data, keyName, ownKeyName);
+      try {
+        const served = await start();
+        this.#others.push(served);
+        return { url: served.ready.url, ownKeyName };
+      } catch (error) {
+        const code = /"code":"([a-z-]+)"/.exec(error instanceof Error ? error.message : "")?.[1];
+        if (code === undefined) throw error;
+        return { code };
+      }
     },
   };
+
+  /** The CA acknowledges once the CRL is published; a moment later the KMS has it. That moment is measured in the story, and is no part of an attack. */
+  async #enforcedAtKms(crlNumber: bigint): Promise<void> {
+    const givenUp = performance.now() + 20_000;
+    for (;;) {
+      const { crls } = (await this.agents.alice.order("kmsStatus")) as { crls: { crlNumber: string; entries: number }[] };
+      if (crls.some((crl) => crl.entries > 0 && BigInt(crl.crlNumber) >= crlNumber)) return;
+      if (performance.now() > givenUp) throw new Error(`the KMS does not have CRL ${crlNumber}`);
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+  }
 
   async #canaryKey(id: string, secret: string, readers: string): Promise<string> {
     const name = `canary-${id.toLowerCase()}`;
@@ -169,7 +199,7 @@ export class SystemUnderAttack {
   /** Ends every process that this system started. */
   async stop(): Promise<void> {
     for (const party of [this.operator, this.registrar, ...Object.values(this.agents)]) party.leave();
-    await Promise.all([this.#kms?.stop(), this.#ca?.stop()]);
+    await Promise.all([this.#kms?.stop(), this.#ca?.stop(), ...this.#others.map((other) => other.stop())]);
     for (const child of this.processes) child.kill("SIGKILL");
   }
 }
