@@ -3,7 +3,7 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import type { TLSSocket } from "node:tls";
 import type { Request } from "express";
 import { SignetError } from "#pki/errors.ts";
-import { createApplication, type Handler, jsonBody, octetsOf, parse, requestIdOf, type Routes, sendJson, sendProblem } from "#pki/http-server.ts";
+import { createApplication, type Handler, jsonBody, octetsOf, parse, requestIdHeader, requestIdOf, type Routes, sendJson, sendProblem } from "#pki/http-server.ts";
 import type { Log } from "#pki/log.ts";
 import type { AuthenticatedPeer, PeerSessions } from "#pki/mtls.ts";
 import {
@@ -42,7 +42,7 @@ export function kmsListener(parts: KmsHttpParts): (request: IncomingMessage, res
     const requestId = randomUUID();
     const [, name = "", version = ""] = path;
     void sendMaterial(parts, request, response, requestId, name, version === "latest" ? version : Number(version)).catch((error: unknown) => {
-      response.setHeader("Cache-Control", "no-store");
+      response.setHeader("Cache-Control", "no-store").setHeader(requestIdHeader, requestId);
       sendProblem(response, error, requestId, parts.log);
     });
   };
@@ -51,7 +51,7 @@ export function kmsListener(parts: KmsHttpParts): (request: IncomingMessage, res
 async function sendMaterial(parts: KmsHttpParts, request: IncomingMessage, response: ServerResponse, requestId: string, name: string, version: number | "latest"): Promise<void> {
   const call = { peer: peerOf(parts, request), requestId };
   await parts.service.distribute(call, name, version, request.headers["if-none-match"], ({ keyId, version, state, etag, material }) => {
-    const headers = { "Cache-Control": "no-store", ETag: etag, [materialHeaders.keyId]: keyId, [materialHeaders.version]: version, [materialHeaders.state]: state };
+    const headers = { "Cache-Control": "no-store", [requestIdHeader]: call.requestId, ETag: etag, [materialHeaders.keyId]: keyId, [materialHeaders.version]: version, [materialHeaders.state]: state };
     if (material === undefined) {
       response.writeHead(304, headers);
       response.end();

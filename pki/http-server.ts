@@ -14,6 +14,9 @@ const jsonDepthLimit = 16;
 /** Connections that one listener holds open; further ones are closed unheard. */
 const connectionLimit = 8192;
 
+/** Every answer of a service names its request so, as its log and its audit log do. */
+export const requestIdHeader = "X-Request-Id";
+
 /** Time that open requests have to end in when a server closes. */
 const closingMilliseconds = 2000;
 
@@ -44,7 +47,7 @@ export function createApplication({ log, routes, admit }: ApplicationOptions): E
   application.use((_request, response, next) => {
     const requestId = randomUUID();
     response.locals["requestId"] = requestId;
-    response.setHeader("X-Request-Id", requestId);
+    response.setHeader(requestIdHeader, requestId);
     response.setHeader("Cache-Control", "no-store");
     next();
   });
