@@ -1,0 +1,132 @@
+/** One rule that Signet's promises rest on, how to take it out of the source, and which tests have to notice. */
+export interface Mutation {
+  readonly rule: string;
+  readonly file: string;
+  /** Text that is in the file exactly once. */
+  readonly replace: string;
+  readonly by: string;
+  /** The narrowest test files that should turn red. */
+  readonly tests: readonly string[];
+}
+
+export const mutations: readonly Mutation[] = [
+  {
+    rule: "the revocation check of every request",
+    file: "pki/mtls.ts",
+    replace: "admission.proof = admission.proof === undefined ? revocation.check(admission.path) : revocation.recheck(admission.proof);",
+    by: "admission.proof ??= revocation.check(admission.path);",
+    tests: ["test/pki/mtls.test.ts"],
+  },
+  {
+    rule: "the cut of a revoked party's sockets",
+    file: "pki/mtls.ts",
+    replace: "      socket.destroy();\n      cut += 1;",
+    by: "      cut += 1;",
+    tests: ["test/pki/mtls.test.ts"],
+  },
+  {
+    rule: "the CRL number floor",
+    file: "pki/revocation.ts",
+    replace: "(crlNumber <= floor.crlNumber || crl.thisUpdate <= floor.thisUpdate)",
+    by: "false",
+    tests: ["test/pki/revocation.test.ts"],
+  },
+  {
+    rule: "extendedKeyUsage is required, and names one purpose",
+    file: "pki/certificate-profile.ts",
+    replace: 'if (path.purpose === "cRLSign" || extensions.extendedKeyUsage.length !== 1 || extensions.extendedKeyUsage[0] !== oid[path.purpose]) throw',
+    by: "if (false) throw",
+    tests: ["test/pki/certificate-profile.test.ts"],
+  },
+  {
+    rule: "extendedKeyUsage must be there",
+    file: "pki/certificate-profile.ts",
+    replace: "if (extensions.extendedKeyUsage === undefined) throw refuse(",
+    by: "if (extensions.extendedKeyUsage === undefined) return parseIdentityUri(String(extensions.subjectAltName[0]?.value)); else if (false) throw refuse(",
+    tests: ["test/pki/certificate-profile.test.ts"],
+  },
+  {
+    rule: "subjectAltName must be there; the common name counts for nothing",
+    file: "pki/certificate-profile.ts",
+    replace: "if (extensions.subjectAltName === undefined) throw refuse(",
+    by: 'if (extensions.subjectAltName === undefined) return { uri: "", trustDomain: "", kind: "agent", name: path.endEntity.subject.toString() }; else if (false) throw refuse(',
+    tests: ["test/pki/certificate-profile.test.ts"],
+  },
+  {
+    rule: "exactly one URI",
+    file: "pki/certificate-profile.ts",
+    replace: "if (uris.length !== 1) throw",
+    by: "if (uris.length === 0) throw",
+    tests: ["test/pki/certificate-profile.test.ts"],
+  },
+  {
+    rule: "a CRL past its nextUpdate decides nothing",
+    file: "pki/revocation.ts",
+    replace: "      if (crl.nextUpdate.getTime() <= now.getTime()) throw stale(crl);",
+    by: "",
+    tests: ["test/pki/revocation.test.ts"],
+  },
+  {
+    rule: "a CRL whose last refresh is older than maxAge decides nothing",
+    file: "pki/revocation.ts",
+    replace: "if (monotonic - refreshedAt > maxAgeMilliseconds) throw",
+    by: "if (false) throw",
+    tests: ["test/pki/revocation.test.ts"],
+  },
+  {
+    rule: "the signature of a CRL",
+    file: "pki/revocation.ts",
+    replace: "    crl.verifySignature(issuer);",
+    by: "",
+    tests: ["test/pki/revocation.test.ts"],
+  },
+  {
+    rule: "the policy of a key",
+    file: "kms-server/key-policy.ts",
+    replace: "return policy !== undefined && permitted[standing(caller, policy)].has(operation);",
+    by: "return policy !== undefined;",
+    tests: ["test/kms-server/key-policy.test.ts"],
+  },
+  {
+    rule: "the audit record is durable before the key leaves",
+    file: "kms-server/key-service.ts",
+    replace: 'await this.#durably((tx) => this.#audit(tx, call, known ? "key.access-checked" : "key.distributed"',
+    by: 'void this.#durably((tx) => this.#audit(tx, call, known ? "key.access-checked" : "key.distributed"',
+    tests: ["test/kms-server/key-service.test.ts"],
+  },
+  {
+    rule: "proof of possession of the key that is certified",
+    file: "ca/authority.ts",
+    replace: "    request.verifyPossession();",
+    by: "",
+    tests: ["test/ca/http.test.ts"],
+  },
+  {
+    rule: "an enrolment token is good once",
+    file: "ca/enrollment.ts",
+    replace: 'row["serial_number"] !== null || ',
+    by: "",
+    tests: ["test/ca/http.test.ts"],
+  },
+  {
+    rule: "thisUpdate rises by a second with each CRL",
+    file: "ca/crl-publisher.ts",
+    replace: "Math.max(previousUpdate + 1000, now - hour)",
+    by: "Math.max(previousUpdate, now - hour)",
+    tests: ["test/ca/http.test.ts"],
+  },
+  {
+    rule: "the server is the identity that was dialled",
+    file: "pki/mtls.ts",
+    replace: "if (uri !== expected) throw",
+    by: "if (false) throw",
+    tests: ["test/pki/mtls.test.ts"],
+  },
+  {
+    rule: "the application protocol that was agreed on is the one expected",
+    file: "pki/mtls.ts",
+    replace: "if (socket.alpnProtocol !== expected) throw",
+    by: "if (false) throw",
+    tests: ["test/pki/mtls.test.ts"],
+  },
+];
