@@ -1,5 +1,5 @@
 import { existsSync, rmSync } from "node:fs";
-import { createServer, type AddressInfo } from "node:net";
+import { createServer, isIP, type AddressInfo } from "node:net";
 import { buildCertificate, identityUri, isTrustDomain, parseIdentityUri } from "#pki/certificate-profile.ts";
 import type { Certificate } from "#pki/certificate.ts";
 import type { Clock } from "#pki/clock.ts";
@@ -92,10 +92,12 @@ export async function makeServerKey(engine: SqlEngine, issuer: Issuer, unsealKey
 
 async function completeSettings(options: InitialisationOptions): Promise<AuthoritySettings> {
   const { trustDomain = "signet.internal", host = "127.0.0.1", dns = [], ip = [] } = options;
+  const wildcard = host === "0.0.0.0" || host === "::";
   if (!isTrustDomain(trustDomain)) throw new SignetError("usage", `${trustDomain} is no trust domain: two DNS labels or more, in lower case, without underscore.`);
+  if (wildcard && dns.length + ip.length === 0) throw new SignetError("usage", `Whoever is to reach ${host} needs a name for it: give --dns NAME or --ip ADDRESS.`);
   const chosen = [options.enrolmentPort, options.mutualPort, options.publicationPort].map((port) => port ?? 0);
   const [enrolmentPort = 0, mutualPort = 0, publicationPort = 0] = await freePorts(host, chosen);
-  return { trustDomain, host, enrolmentPort, mutualPort, publicationPort, dns: [...dns], ip: [...ip] };
+  return { trustDomain, host, enrolmentPort, mutualPort, publicationPort, dns: [...dns], ip: isIP(host) === 0 || wildcard ? [...ip] : [...new Set([...ip, host])] };
 }
 
 /** The ports as given, with a free one for each 0; all are held at once, so that no two are the same. */
