@@ -132,7 +132,8 @@ export class Issuer {
       });
       return certificate;
     } catch (error) {
-      await engine.transaction((transaction) => abandonIntents(transaction, token.serialNumber));
+      // Should this fail too, the next start does it.
+      await engine.transaction((transaction) => abandonIntents(transaction, token.serialNumber)).catch(() => {});
       throw error;
     }
   }
