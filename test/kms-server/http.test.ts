@@ -28,6 +28,17 @@ test("a key goes from its owner to a reader as 32 raw octets, with its version a
   expect(again).toMatchObject({ status: 304, octets: Buffer.alloc(0) });
 });
 
+test("the octets of a key are zero once they have been sent, or cannot be sent any more", async () => {
+  const { alice } = kms.parties;
+  await alice.request("POST", "/v1/keys", { name: "zeroed", spec: "aes-256" });
+  const before = kms.released.length;
+  const { octets } = await alice.request("GET", "/v1/keys/zeroed/versions/latest/material");
+  expect(octets.equals(Buffer.alloc(32))).toBe(false);
+  await alice.hangUp("/v1/keys/zeroed/versions/latest/material");
+  expect(kms.released.length).toBeGreaterThan(before);
+  await expect.poll(() => kms.released.every((material) => material.every((octet) => octet === 0)), { timeout: 30_000 }).toBe(true);
+});
+
 test("absent and forbidden look alike, to the octet but for the request's id", async () => {
   const { alice, dave } = kms.parties;
   await alice.request("POST", "/v1/keys", { name: "private", spec: "aes-256" });

@@ -1,4 +1,5 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { once } from "node:events";
 import { Agent, createServer, request as httpsRequest } from "node:https";
 import type { IncomingHttpHeaders } from "node:http";
 import type { AddressInfo } from "node:net";
@@ -32,6 +33,8 @@ export interface Party {
   request(method: string, path: string, body?: unknown, headers?: Record<string, string>): Promise<Answer>;
   /** The same on a connection of its own, with the path as it stands and the body as octets: what a client library would not send. */
   raw(method: string, path: string, body?: string | Uint8Array, headers?: Record<string, string>): Promise<Answer>;
+  /** Asks for this and is gone before the answer. */
+  hangUp(path: string): Promise<void>;
 }
 
 export type TestKms = Awaited<ReturnType<typeof startTestKms>>;
@@ -57,6 +60,13 @@ export async function startTestKms(options: { crls?: boolean } = {}) {
 
   const sessions = new PeerSessions({ trustAnchors: [authority.root], revocation, clock: systemClock, purpose: "clientAuth" });
   const keys = await openKeyService(directory, SecretKey.random(32), (peer) => sessions.recheck(peer));
+  const released: Uint8Array[] = [];
+  const distribute = keys.service.distribute.bind(keys.service);
+  keys.service.distribute = (call, name, version, ifNoneMatch, release) =>
+    distribute(call, name, version, ifNoneMatch, (key) => {
+      if (key.material !== undefined) released.push(key.material);
+      release(key);
+    });
   const own = await authority.issue({ kind: "service", role: "server", name: "kms" });
   const listener = kmsListener({ service: keys.service, sessions, revocation, log });
   const credential = { privateKey: own.privateKey, chain: [own.certificate, authority.issuing] };
@@ -92,6 +102,12 @@ export async function startTestKms(options: { crls?: boolean } = {}) {
         socket.write(Buffer.concat([Buffer.from(head, "utf8"), content]));
         return parseAnswer(await buffer(socket));
       },
+      hangUp: async (path) => {
+        const socket = connect({ ...tls });
+        await once(socket, "secureConnect");
+        await new Promise((resolve) => socket.write(`GET ${path} HTTP/1.1\r\nHost: localhost\r\n\r\n`, resolve));
+        socket.destroy();
+      },
     };
   };
   const enrol = async (name: string, kind: IdentityKind = "agent", role: Role = "client", issuer = authority) =>
@@ -107,6 +123,8 @@ export async function startTestKms(options: { crls?: boolean } = {}) {
     },
     enrol: (name: string) => enrol(name),
     publishCrls,
+    /** The buffers in which key material was handed to the HTTP layer. */
+    released,
     revoke: async (who: Party) => {
       revoked.push({ serialNumber: who.serialNumber, revocationDate: new Date(), reason: "keyCompromise" });
       await publishCrls();
