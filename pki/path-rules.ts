@@ -68,6 +68,13 @@ function checkCertificate(certificate: Certificate, parameters: PathParameters):
   if (parameters.strict) checkStrictly(certificate);
 }
 
+/** What belongs to CAs alone does not stand in another certificate (RFC 5280 sections 4.2.1.9, 4.2.1.10): what it claims is contradictory. */
+function checkConsistency(certificate: Certificate): void {
+  const { basicConstraints, keyUsage, nameConstraints } = certificate.extensions;
+  if (basicConstraints?.ca === true) return;
+  if (keyUsage?.has("keyCertSign") === true || basicConstraints?.pathLength !== undefined || nameConstraints !== undefined) throw refuse("profile-violation", certificate, "Not a CA, but with extensions of one");
+}
+
 /** extendedKeyUsage, where present, must name the purpose: on the end entity, and on every CA above it as a limit of what it may vouch for. */
 function checkExtendedKeyUsage(certificate: Certificate, { purpose }: PathParameters): void {
   const usages = certificate.extensions.extendedKeyUsage;
@@ -101,6 +108,7 @@ function checkCertificationAuthority(certificate: Certificate): void {
 /** All rules for the end entity alone. @throws SignetError */
 export function checkEndEntity(certificate: Certificate, parameters: PathParameters): void {
   checkCertificate(certificate, parameters);
+  checkConsistency(certificate);
   checkSignatureStrength(certificate, parameters);
   if (parameters.minimumRsaBits >= 2048) checkKeyStrength(certificate, parameters);
   const { keyUsage } = certificate.extensions;

@@ -140,6 +140,14 @@ describe("each rule refuses with its code", () => {
     expect(outcome({ leaf: leafWith([extensions.keyUsage("digitalSignature")]) })).toBe("accepted");
   });
 
+  test.each([
+    ["keyCertSign", [extensions.keyUsage("keyCertSign", "digitalSignature")]],
+    ["a pathLen", [extensions.basicConstraints(false, 0)]],
+    ["name constraints", [extensions.nameConstraints({ permitted: [dns("example.com")] })]],
+  ])("an end entity that is no CA and has %s", (_, list) => {
+    expect(outcome({ leaf: leafWith(list) })).toBe("profile-violation");
+  });
+
   test("an extendedKeyUsage without the purpose, on the end entity or on a CA", () => {
     expect(outcome({ leaf: leafWith([extensions.extendedKeyUsage(oid.serverAuth)]) })).toBe("purpose-not-permitted");
     expect(outcome({ leaf: leafWith([extensions.extendedKeyUsage(oid.serverAuth, oid.clientAuth)]) })).toBe("accepted");
