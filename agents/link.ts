@@ -2,8 +2,8 @@ import { createHash } from "node:crypto";
 import { once } from "node:events";
 import type { AddressInfo } from "node:net";
 import type { Duplex } from "node:stream";
-import tls, { type PeerCertificate, type TLSSocket } from "node:tls";
-import { Certificate } from "#pki/certificate.ts";
+import tls, { type TLSSocket } from "node:tls";
+import type { Certificate } from "#pki/certificate.ts";
 import { checkProfile, type Identity, type Role } from "#pki/certificate-profile.ts";
 import type { Clock } from "#pki/clock.ts";
 import { SignetError } from "#pki/errors.ts";
@@ -146,15 +146,28 @@ export class Link {
     const { self, uri, group = "X25519MLKEM768", clock } = options;
     if (uri === self.identity.uri) throw new SignetError("peer-is-self", "An agent has no link to itself.");
     const transport = await openTransport(options.to);
+    let verified: Verified | undefined;
     const socket = tls.connect({
       ...tlsOptions(self, "client", [group]),
       ...transport,
       // No SNI: agents have no host names.
       servername: "",
-      // This replaces Node's host name check by one that is exact. An agent's server certificate carries its URI as its only name, so that it can
-      // stand in for no host; the name that was dialled is the URI, and it is this that must match, octet for octet. OpenSSL's verdict on the chain
-      // has been taken before Node calls this, and the link is refused on it whatever is said here.
-      checkServerIdentity: (_host: string, peer: PeerCertificate) => identityError(peer, uri, self.identity.uri),
+      // Replaces Node's host name check by one that is exact, and is no switch: an agent's server certificate has its URI as its only name, so that it can
+      // stand in for no host, and that URI must be the dialled one octet for octet. Node calls this after OpenSSL has verified the chain and before
+      // anything is sent; an error returned here ends the connection.
+      checkServerIdentity: () => {
+        try {
+          requireTransport(socket);
+          const used = negotiatedGroup(socket);
+          if (used !== group) throw new SignetError("tls-refused", `The handshake used ${used ?? "an unknown group"}, not ${group}.`);
+          const { proof, peer } = verifyPeer(socket, self, clock, "serverAuth");
+          if (peer.uri !== uri) throw new SignetError("peer-mismatch", `Dialled ${uri}, and ${peer.uri} answered.`, { details: { dialled: uri, answered: peer.uri } });
+          verified = { socket, proof, peer, group };
+          return undefined;
+        } catch (error) {
+          return error instanceof Error ? error : new SignetError("internal", "The check of the peer failed.");
+        }
+      },
     });
     // Whoever waits learns of an error where it waits; between two waits nobody does.
     socket.on("error", () => {});
@@ -162,12 +175,9 @@ export class Link {
       await once(socket, "secureConnect").catch((error: unknown) => {
         throw handshakeError(error);
       });
-      requireTransport(socket);
-      const offered = negotiatedGroup(socket);
-      if (offered !== group) throw new SignetError("tls-refused", `The handshake used ${offered ?? "an unknown group"}, not ${group}.`);
-      const { proof, peer } = verifyPeer(socket, self, clock, "serverAuth");
-      if (peer.uri !== uri) throw new SignetError("peer-mismatch", `Dialled ${uri}, and ${peer.uri} answered.`);
-      const link = new Link({ verified: { socket, proof, peer, group }, options, initiator: true, redial: () => Link.dial(options) });
+      // Node does not call the check above on a resumed session: then nobody was checked.
+      if (verified === undefined || !socket.authorized) throw new SignetError("tls-refused", "The peer was not checked.");
+      const link = new Link({ verified, options, initiator: true, redial: () => Link.dial(options) });
       // TLS 1.3 lets the dialler finish before the listener has looked at its certificate; an empty first frame says that it has.
       const first = await link.#next("tls-refused");
       if (first.length !== 0) throw new SignetError("message-malformed", "The link did not begin with an empty frame.");
@@ -179,6 +189,7 @@ export class Link {
   static accept(socket: TLSSocket, options: Pick<ListenOptions, "self" | "clock" | "rekeyAfterMessages">): Link {
     const { self, clock } = options;
     requireTransport(socket);
+    if (!socket.authorized) throw new SignetError("tls-refused", "OpenSSL did not verify the peer's chain.");
     const { proof, peer } = verifyPeer(socket, self, clock, "clientAuth");
     const link = new Link({ verified: { socket, proof, peer, group: undefined }, options, initiator: false });
     socket.write(frame(new Uint8Array(0)));
@@ -358,7 +369,6 @@ function requireTransport(socket: TLSSocket): void {
   // A server that sets ALPN does not bind a client that offers none, hence the check at both ends (ALPACA).
   if (socket.alpnProtocol !== alpn.link) throw new SignetError("alpn-mismatch", `A link speaks ${alpn.link} from its first octet.`);
   if (socket.isSessionReused()) throw new SignetError("tls-refused", "A link rests on a handshake of its own, never on an earlier session.");
-  if (!socket.authorized) throw new SignetError("tls-refused", "OpenSSL did not verify the peer's chain.");
 }
 
 function negotiatedGroup(socket: TLSSocket): string | undefined {
@@ -376,18 +386,6 @@ function verifyPeer(socket: TLSSocket, self: LinkParty, clock: Clock, purpose: K
   if (peer.uri === self.identity.uri) throw new SignetError("peer-is-self", "The peer shows one's own identity.");
   if (peer.kind !== "agent") throw new SignetError("peer-mismatch", `Links are between agents; this is ${peer.uri}.`);
   return { proof, peer };
-}
-
-/** The identity comparison that stands where Node compares host names: exactly one URI, and it is the dialled one. */
-function identityError(peer: PeerCertificate, dialled: string, own: string): Error | undefined {
-  try {
-    const uris = (Certificate.parse(peer.raw).extensions.subjectAltName ?? []).filter((name) => name.kind === "uri").map((name) => name.value);
-    if (uris.includes(own)) return new SignetError("peer-is-self", "The peer shows one's own identity.");
-    if (uris.length === 1 && uris[0] === dialled) return undefined;
-    return new SignetError("peer-mismatch", `Dialled ${dialled}, and ${uris.join(", ") || "a certificate without a URI"} answered.`);
-  } catch (error) {
-    return error instanceof Error ? error : new SignetError("certificate-malformed", "The peer's certificate does not parse.");
-  }
 }
 
 async function openTransport(to: DialOptions["to"]): Promise<{ socket: Duplex } | { host: string; port: number }> {

@@ -9,6 +9,8 @@ import { systemClock, type Clock } from "#pki/clock.ts";
 import type { SignetError } from "#pki/errors.ts";
 import type { SecretKey } from "#pki/keys.ts";
 import { alpn, mutualServerOptions } from "#pki/mtls.ts";
+import { oid } from "#pki/oids.ts";
+import { extensions, uri as subjectUri } from "../support/pki.ts";
 import { linkWorld, type LinkWorld } from "../support/parties.ts";
 
 let world: LinkWorld;
@@ -144,6 +146,20 @@ describe("whom a dialler accepts", () => {
   test("no certificate of the client's role, though it names the right party", async () => {
     const { to } = await listening({ ...bob, credential: () => bob.credential("client") });
     await expect(dial(alice, to)).rejects.toThrow(refusal("tls-refused"));
+  });
+
+  test("no certificate that OpenSSL would accept and the profile does not: without a purpose, or with a second URI", async () => {
+    const [name, second, purpose] = [subjectUri(uri("bob")), subjectUri(uri("eve")), extensions.extendedKeyUsage(oid.serverAuth)];
+    for (const [forged, code] of [
+      [[extensions.subjectAltName([name]), purpose], undefined],
+      [[extensions.subjectAltName([name])], "extended-key-usage-missing"],
+      [[extensions.subjectAltName([name, second]), purpose], "identity-ambiguous"],
+      [[purpose], "san-missing"],
+    ] as const) {
+      const { to } = await listening(world.withServerCertificate(bob, forged));
+      if (code === undefined) expect((await dial(alice, to)).peer.name).toBe("bob");
+      else await expect(dial(alice, to)).rejects.toThrow(refusal(code));
+    }
   });
 
   test("no certificate of another authority, though it names the right party", async () => {

@@ -3,12 +3,15 @@ import { identityUri, parseIdentityUri, type IdentityKind } from "#pki/certifica
 import { systemClock, type Clock } from "#pki/clock.ts";
 import type { RevokedEntry } from "#pki/crl.ts";
 import type { Credential } from "#pki/mtls.ts";
+import { Name } from "#pki/name.ts";
 import { memoryFloors, RevocationStore } from "#pki/revocation.ts";
-import { testAuthority } from "./pki.ts";
+import { extensions, forge, testAuthority, testKeyPair } from "./pki.ts";
 
 /** Parties as an enrolment would have made them, in memory: both roles, and CRLs of their own. */
 export interface LinkWorld {
   party(name: string, i?: { readonly kind?: IdentityKind; /** false: it has not seen a CRL yet. */ readonly informed?: boolean }): Promise<LinkParty>;
+  /** The party with another server certificate, signed by the same CA: with just these extensions, beside those that every leaf has. */
+  withServerCertificate(party: LinkParty, forged: readonly Uint8Array[]): LinkParty;
   /** Revokes both certificates of a party, and gives the CRL that says so to these parties alone. */
   revoke(party: LinkParty, informed: readonly LinkParty[]): void;
   /** Moves on the time by which all parties judge the age of their revocation data. */
@@ -43,6 +46,26 @@ export async function linkWorld(): Promise<LinkWorld> {
       function credentialOf(leaf: typeof leaves.client): Credential {
         return { privateKey: leaf.privateKey, chain: [leaf.certificate, issuing] };
       }
+    },
+    withServerCertificate(party, forged) {
+      const keys = testKeyPair();
+      const certificate = forge(
+        {
+          subject: Name.of([]),
+          issuer: issuing.subject,
+          publicKey: keys.publicKey,
+          notBefore: new Date(Date.now() - 3_600_000),
+          notAfter: new Date(Date.now() + 3_600_000),
+          extensions: [
+            extensions.authorityKeyIdentifier(issuing.extensions.subjectKeyIdentifier ?? ""),
+            extensions.keyUsage("digitalSignature"),
+            extensions.crlDistributionPoint(authority.crlDistributionPoint),
+            ...forged,
+          ],
+        },
+        authority.issuingKeys.privateKey,
+      );
+      return { ...party, credential: (role) => (role === "server" ? { privateKey: keys.privateKey, chain: [certificate, issuing] } : party.credential(role)) };
     },
     revoke(party, informed) {
       for (const role of ["client", "server"] as const) {
