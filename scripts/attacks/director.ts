@@ -25,6 +25,8 @@ export interface Direction {
   readonly directory: string;
   /** Every process that is started is added here and leaves when it ends, so that the caller can stop them all. */
   readonly processes: Set<ChildProcess>;
+  /** No arm is begun once this is aborted. */
+  readonly stopping?: AbortSignal;
 }
 
 const armFile = fileURLToPath(new URL("./arm.ts", import.meta.url));
@@ -34,6 +36,7 @@ type Role = "victim" | "mallory";
 
 /** Runs one arm of an attack in processes of its own and judges it. */
 export async function runArm(attack: Attack, arm: ArmName, hasVictim: boolean, direction: Direction): Promise<ArmResult> {
+  direction.stopping?.throwIfAborted();
   const started = performance.now();
   const secret = randomBytes(32).toString("hex");
   const forgery = `forged-${randomBytes(16).toString("hex")}`;

@@ -6,6 +6,7 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import type { ArmResult, Attack } from "../attacks/attack.ts";
 import { catalogue } from "../attacks/catalogue.ts";
+import type { Direction } from "../attacks/director.ts";
 import { runAttacks } from "../attacks/run.ts";
 import { equipLaboratory } from "../attacks/forge.ts";
 import { gatherEvidence } from "./evidence.ts";
@@ -57,10 +58,10 @@ export async function demo(argv: readonly string[]): Promise<number> {
     await system.stop();
     if (options.keep !== true) await rm(working, { recursive: true, force: true, maxRetries: 3 });
   };
-  let interrupted = false;
+  const stopping = new AbortController();
   const interrupt = (signal: NodeJS.Signals): void => {
-    if (interrupted) return;
-    interrupted = true;
+    if (stopping.signal.aborted) return;
+    stopping.abort();
     process.stderr.write(`\nsignet demo: ${signal}: cleaning up\n`);
     void cleanUp().finally(() => process.exit(signal === "SIGINT" ? 130 : 143));
   };
@@ -68,14 +69,14 @@ export async function demo(argv: readonly string[]): Promise<number> {
   process.on("SIGTERM", interrupt);
 
   try {
-    return await run(system, chosen, output, working, processes, terminal);
+    return await run(system, chosen, output, { directory: path.join(working, "arms"), processes, stopping: stopping.signal }, terminal);
   } catch (error) {
-    if (interrupted) return 130;
+    if (stopping.signal.aborted) return 130;
     terminal.stop();
     process.stderr.write(`signet demo: ${error instanceof Error ? error.message : String(error)}\n`);
     return 1;
   } finally {
-    if (!interrupted) await cleanUp();
+    if (!stopping.signal.aborted) await cleanUp();
     if (options.keep === true) process.stdout.write(`The working directory, with the run's private keys, was kept: ${working}\n`);
   }
 }
@@ -84,8 +85,7 @@ async function run(
   system: SystemUnderAttack,
   chosen: readonly Attack[],
   output: string,
-  working: string,
-  processes: Set<ChildProcess>,
+  arms: Pick<Direction, "directory" | "processes" | "stopping">,
   terminal: ReturnType<typeof openTerminal>,
 ): Promise<number> {
   const startedAt = new Date();
@@ -102,7 +102,7 @@ async function run(
   terminal.heading(`Mallory: ${countedBy(chosen)}, each first on a naive system`);
   const results = new Map<string, readonly ArmResult[]>();
   const laboratory = equipLaboratory();
-  await runAttacks(chosen, { laboratory, live: system.live, cues: system.cues, directory: path.join(working, "arms"), processes }, {
+  await runAttacks(chosen, { ...arms, laboratory, live: system.live, cues: system.cues }, {
     started: terminal.attackStarted,
     finished: (attack, arms) => {
       results.set(attack.id, arms);

@@ -47,18 +47,18 @@ function must(holds: boolean, otherwise: string): void {
 export async function tellStory(system: SystemUnderAttack, tell: Telling): Promise<Story> {
   const steps: StoryStep[] = [];
   const step = async (title: string, act: () => Promise<string>): Promise<void> => void steps.push(await tell(title, act));
-  const { alice, bob, carol, dave } = system.agents;
   const enrolled = new Map<string, Enrolled>();
   const cuts: Cut[] = [];
 
   await step("The authority opens", async () => {
     const ca = await system.startCa();
-    return `The CA runs in process ${ca.pid}: an offline-style root, an issuing CA, and listeners for enrolment, mutual TLS and publication. Root SHA-256 ${short(ca.rootFingerprint)}`;
+    return `The CA runs in process ${ca.pid}: a root, an issuing CA, and listeners for enrolment, mutual TLS and publication. Root SHA-256 ${short(ca.rootFingerprint)}`;
   });
   await step("The key service opens", async () => {
     const kms = await system.startKms();
     return `The KMS runs in process ${kms.pid}. It enrolled like everybody else, and serves over mutual TLS only.`;
   });
+  const { alice, bob, carol, dave } = system.agents;
   await step("Alice, Bob, Carol and Dave enroll", async () => {
     await Promise.all(agentNames.map(async (name) => enrolled.set(name, await system.enroll(name))));
     await system.enrollUnattended("mallory");

@@ -15,7 +15,7 @@ export interface Terminal {
   attackStarted(attack: Attack): void;
   attackFinished(attack: Attack, results: readonly ArmResult[]): void;
   verdicts(attacks: readonly Attack[], results: ReadonlyMap<string, readonly ArmResult[]>): void;
-  /** Ends what still moves on the screen. */
+  /** Ends what still moves on the screen; nothing is written from here on. */
   stop(): void;
 }
 
@@ -27,7 +27,10 @@ export function openTerminal(out: NodeJS.WriteStream): Terminal {
   const live = out.isTTY === true;
   const columns = (): number => (live ? Math.max(40, out.columns || 80) : plainColumns);
   const paint = (style: Style, text: string): string => styleText(style, text, { stream: out });
-  const write = (text: string): void => void out.write(`${text}\n`);
+  let stopped = false;
+  const write = (text: string): void => {
+    if (!stopped) out.write(`${text}\n`);
+  };
   const started = performance.now();
   const clock = (): string => `${((performance.now() - started) / 1000).toFixed(1).padStart(5)} s`;
 
@@ -46,7 +49,7 @@ export function openTerminal(out: NodeJS.WriteStream): Terminal {
   const spinner = live ? ora({ stream: out, discardStdin: false }) : undefined;
   const running = new Map<string, Attack>();
   const showRunning = (): void => {
-    if (spinner === undefined) return;
+    if (spinner === undefined || stopped) return;
     const names = [...running.values()].map((attack) => attack.id).join(", ");
     if (names === "") spinner.stop();
     else spinner.start(`Mallory at work: ${names}`);
@@ -124,6 +127,9 @@ export function openTerminal(out: NodeJS.WriteStream): Terminal {
       }
       write(table.toString());
     },
-    stop: () => void spinner?.stop(),
+    stop: () => {
+      stopped = true;
+      spinner?.stop();
+    },
   };
 }

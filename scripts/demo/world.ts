@@ -38,22 +38,21 @@ export class SystemUnderAttack {
   readonly directory: string;
   readonly processes: Set<ChildProcess>;
   readonly operator: Party;
-  /** Enrolls whoever else is needed: Mallory, and agents whose credentials she steals. */
-  readonly registrar: Party;
-  readonly agents: Readonly<Record<AgentName, Party>>;
+  #parties: { readonly registrar: Party; readonly agents: Readonly<Record<AgentName, Party>> } | undefined;
   #ca: ServiceProcess<CaReady> | undefined;
   #kms: ServiceProcess<KmsReady> | undefined;
   readonly #identities: Record<string, string> = {};
   readonly #others: ServiceProcess<KmsReady>[] = [];
 
-  /** Starts the parties' processes at once: they load while the CA comes up. */
   constructor(directory: string, processes: Set<ChildProcess>) {
     this.directory = directory;
     this.processes = processes;
     this.operator = new Party("operator", processes);
-    this.registrar = new Party("registrar", processes);
-    const party = (name: AgentName): Party => new Party(name, processes);
-    this.agents = { alice: party("alice"), bob: party("bob"), carol: party("carol"), dave: party("dave") };
+  }
+
+  /** The agents' processes. They start once the CA is up, and load while the KMS starts. */
+  get agents(): Readonly<Record<AgentName, Party>> {
+    return this.#started().agents;
   }
 
   get ca(): CaReady {
@@ -90,6 +89,7 @@ export class SystemUnderAttack {
   }
 
   async startKms(): Promise<KmsReady> {
+    this.#started();
     const { token } = await this.token("kms", "service", { dns: "localhost", ip: "127.0.0.1" });
     const identity = this.identityDirectory("kms");
     this.#kms = await startService<KmsReady>(
@@ -119,7 +119,7 @@ export class SystemUnderAttack {
     const directory = this.identityDirectory(name);
     const { enrolmentUrl: caUrl, rootFingerprint } = this.ca;
     const used = token ?? (await this.token(name)).token;
-    await this.registrar.order("enrollInto", { caUrl, rootFingerprint, name, token: used, directory, servers: name === "mallory" ? "yes" : "" });
+    await this.#started().registrar.order("enrollInto", { caUrl, rootFingerprint, name, token: used, directory, servers: name === "mallory" ? "yes" : "" });
     this.#identities[name] = directory;
     return directory;
   }
@@ -190,6 +190,16 @@ export class SystemUnderAttack {
     }
   }
 
+  #started() {
+    const party = (name: string): Party => new Party(name, this.processes);
+    this.#parties ??= {
+      // Enrolls whoever else is needed: Mallory, and agents whose credentials she steals.
+      registrar: party("registrar"),
+      agents: { alice: party("alice"), bob: party("bob"), carol: party("carol"), dave: party("dave") },
+    };
+    return this.#parties;
+  }
+
   async #canaryKey(id: string, secret: string, readers: string): Promise<string> {
     const name = `canary-${id.toLowerCase()}`;
     await this.agents.alice.order("importKey", { name, material: secret, readers });
@@ -198,7 +208,8 @@ export class SystemUnderAttack {
 
   /** Ends every process that this system started. */
   async stop(): Promise<void> {
-    for (const party of [this.operator, this.registrar, ...Object.values(this.agents)]) party.leave();
+    const { registrar, agents } = this.#parties ?? {};
+    for (const party of [this.operator, registrar, ...Object.values(agents ?? {})]) party?.leave();
     await Promise.all([this.#kms?.stop(), this.#ca?.stop(), ...this.#others.map((other) => other.stop())]);
     for (const child of this.processes) child.kill("SIGKILL");
   }
