@@ -135,7 +135,8 @@ export async function tellStory(system: SystemUnderAttack, tell: Telling): Promi
       const event = await party.event(({ event: kind, value }) => kind === "link-refused" && (value as { code: string }).code === "certificate-revoked");
       must(event !== undefined, `${party.name} did not refuse Bob with certificate-revoked`);
     }
-    return `${told.join("; ")}. Alice and Carol give certificate-revoked as their reason.`;
+    const [first = "", ...rest] = told.join("; ");
+    return `${first.toUpperCase()}${rest.join("")}. Alice and Carol give certificate-revoked as their reason.`;
   });
   await step("The group goes on without him", async () => {
     const { version } = (await alice.order("removeMember", { group: "team", member: "bob" })) as { version: number };
