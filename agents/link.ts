@@ -378,7 +378,7 @@ function negotiatedGroup(socket: TLSSocket): string | undefined {
 
 /** Own path validation, profile and revocation; then that the peer is an agent and somebody else. */
 function verifyPeer(socket: TLSSocket, self: LinkParty, clock: Clock, purpose: KeyPurpose): { proof: NotRevoked; peer: Identity } {
-  const [endEntity, ...intermediates] = presentedChain(socket.getPeerCertificate(true));
+  const [endEntity, ...intermediates] = presentedChain(purpose === "clientAuth" ? socket.getPeerX509Certificate() : socket.getPeerCertificate(true));
   if (endEntity === undefined) throw new SignetError("client-certificate-required", "The peer showed no certificate.");
   const path = validatePath({ endEntity, intermediates, trustAnchors: self.trustAnchors, purpose, at: clock.now() });
   const peer = checkProfile(path);

@@ -153,7 +153,7 @@ export class PeerSessions {
     try {
       const { trustAnchors, clock, purpose } = this.#options;
       requireAlpn(socket, this.#options.alpn ?? alpn.http);
-      const [endEntity, ...intermediates] = presentedChain(socket.getPeerCertificate(true));
+      const [endEntity, ...intermediates] = presentedChain(socket.getPeerX509Certificate());
       if (endEntity === undefined) throw new SignetError("client-certificate-required", "No certificate was shown.");
       const path = validatePath({ endEntity, intermediates, trustAnchors, purpose, at: clock.now() });
       return { path, identity: checkProfile(path) };
@@ -288,14 +288,39 @@ function requireAlpn(socket: TLSSocket, expected: string): void {
   if (socket.alpnProtocol !== expected) throw new SignetError("alpn-mismatch", `This connection is for ${expected}, and ${socket.alpnProtocol || "nothing"} was agreed on.`);
 }
 
-/** The chain as the peer sent it, end entity first. Empty if there is none. */
-export function presentedChain(shown: DetailedPeerCertificate): Certificate[] {
+/** A certificate as Node shows it, in either of its two forms, linked to the next of the chain. */
+interface ShownCertificate {
+  readonly raw: Buffer;
+  readonly issuerCertificate?: ShownCertificate | undefined;
+}
+
+/**
+ * The chain as the peer sent it, end entity first. Empty if there is none.
+ * @param shown a server passes `getPeerX509Certificate()`: the older `getPeerCertificate(true)` decodes every field of every certificate, which costs
+ *   five times as much. A client has no choice: Node has made the older form by then, and the newer takes its certificate out of OpenSSL's chain.
+ */
+export function presentedChain(shown: ShownCertificate | undefined): Certificate[] {
   const chain: Certificate[] = [];
-  // Node answers with an empty object where there is no certificate, and a self-signed one is its own issuer.
-  for (let at: DetailedPeerCertificate | undefined = shown; at?.raw !== undefined && chain.length < chainLimit; at = at.issuerCertificate === at ? undefined : at.issuerCertificate) {
-    chain.push(Certificate.parse(at.raw));
+  // The older form is an empty object where there is no certificate, and a self-signed one is its own issuer.
+  for (let at = shown; at?.raw !== undefined && chain.length < chainLimit; at = at.issuerCertificate === at ? undefined : at.issuerCertificate) {
+    chain.push(chain.length === 0 ? Certificate.parse(at.raw) : parseIssuer(at.raw));
   }
   return chain;
+}
+
+/** Issuers met before, by their DER, first in, first out. There are few, and one object knows which signature over it has been verified. */
+const issuersMet = new Map<string, Certificate>();
+const issuersMetLimit = 64;
+
+function parseIssuer(der: Buffer): Certificate {
+  const key = der.toString("latin1");
+  const known = issuersMet.get(key);
+  if (known !== undefined) return known;
+  const issuer = Certificate.parse(der);
+  const [oldest] = issuersMet.keys();
+  if (issuersMet.size >= issuersMetLimit && oldest !== undefined) issuersMet.delete(oldest);
+  issuersMet.set(key, issuer);
+  return issuer;
 }
 
 function refusalOf(error: Error, where: string): SignetError {
