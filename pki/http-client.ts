@@ -50,8 +50,14 @@ function exchange(request: TlsRequest, url: URL): Promise<TlsAnswer> {
       let length = 0;
       incoming.on("data", (chunk: Buffer) => {
         length += chunk.length;
-        if (length > maximumBytes) outgoing.destroy(new SignetError("body-too-large", `${url.origin} answered with more than ${maximumBytes} bytes.`));
-        else chunks.push(chunk);
+        if (length <= maximumBytes) {
+          chunks.push(chunk);
+          return;
+        }
+        // Refused here and now: an answer that came in one burst has its 'end' before the error of the destroyed connection.
+        const refusal = new SignetError("body-too-large", `${url.origin} answered with more than ${maximumBytes} bytes.`);
+        reject(refusal);
+        outgoing.destroy(refusal);
       });
       incoming.on("error", (error) => reject(refusalOf(error, url)));
       incoming.on("end", () => resolve({ status: incoming.statusCode ?? 0, headers: incoming.headers, body: chunks.length === 1 && chunks[0] !== undefined ? chunks[0] : Buffer.concat(chunks) }));

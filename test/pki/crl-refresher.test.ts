@@ -62,16 +62,16 @@ test("an answer that does not verify refreshes nothing", async () => {
 
 test("in the background, news is asked for with a wait and takes effect at once, by issuers that are known already", async () => {
   const questions: (number | undefined)[] = [];
-  let revoke: ((answer: FetchedCrl) => void) | undefined;
+  const waiting = Promise.withResolvers<(answer: FetchedCrl) => void>();
   const { authority, store, refresher, known } = await world((name, asked, { waitSeconds, signal }, crls) => {
     if (name === "root") return asked === 1 ? Promise.resolve(fresh(crls[name])) : held(signal);
     questions.push(waitSeconds);
     if (asked === 1) return Promise.resolve(fresh(crls[name]));
-    return asked === 2 ? new Promise((resolve) => (revoke = resolve)) : held(signal);
+    return asked === 2 ? new Promise((resolve) => waiting.resolve(resolve)) : held(signal);
   });
   const news = new Promise<readonly string[]>((resolve) => void store.onRevoked((added) => added.length > 0 && resolve(added.map(({ serialNumber }) => serialNumber))));
   refresher.start();
-  while (revoke === undefined) await new Promise((resolve) => setImmediate(resolve));
+  const revoke = await waiting.promise;
   const fetched = known.issuers;
   const { certificate } = await authority.issue({ role: "client", name: "bob" });
   const thisUpdate = new Date(Date.now() - 60_000);
@@ -92,16 +92,18 @@ test("failures are outlived: what failed is asked for again", async () => {
 });
 
 test("once it is stopped, nothing more is asked for", async () => {
+  const allWaiting = Promise.withResolvers<void>();
   let questions = 0;
   let withdrawn = 0;
   const { refresher } = await world((name, asked, { signal }, crls) => {
     questions += 1;
+    if (questions === 4) allWaiting.resolve();
     if (asked === 1) return Promise.resolve(fresh(crls[name]));
     signal?.addEventListener("abort", () => (withdrawn += 1));
     return held(signal);
   });
   refresher.start();
-  while (questions < 4) await new Promise((resolve) => setImmediate(resolve));
+  await allWaiting.promise;
   refresher.stop();
   await new Promise((resolve) => setImmediate(resolve));
   expect([questions, withdrawn]).toEqual([4, 2]);
