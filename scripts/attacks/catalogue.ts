@@ -136,8 +136,8 @@ export const catalogue: readonly Attack[] = [
       defence: "A certificate that names an identity names exactly one.",
       source: "SPIFFE X509-SVID section 2",
     },
-    ["Mallory => KMS: agent/mallory + agent/alice", "KMS *> Mallory: Alice's key"],
-    ["Mallory => KMS: agent/mallory + agent/alice", "KMS x> Mallory: who are you?"],
+    ["Mallory => KMS: agent/alice + agent/mallory", "KMS *> Mallory: Alice's key"],
+    ["Mallory => KMS: agent/alice + agent/mallory", "KMS x> Mallory: who are you?"],
   ),
   attack(
     "P23",
@@ -221,7 +221,7 @@ export const catalogue: readonly Attack[] = [
       source: "RFC 5280 section 5.1.2.5",
     },
     ["KMS -> Mallory: the CRL?", "Mallory => KMS: CRL of last night", "Mallory => KMS: I am Bob", "KMS *> Mallory: the key"],
-    ["KMS -> Mallory: the CRL?", "Mallory => KMS: CRL of last night", "KMS x> Mallory: it has run out"],
+    ["KMS -> Mallory: the CRL?", "Mallory => KMS: CRL of last night", "Mallory => KMS: I am Bob", "KMS x> Mallory: my CRL has run out"],
   ),
   attack(
     "R06",

@@ -225,7 +225,7 @@ const withTwoNames: Arm["mallory"] = fetchWith((stage) =>
   misissued(stage.world.laboratory, {
     subject: "mallory",
     purposes: ["clientAuth"],
-    uris: [`spiffe://${stage.world.laboratory.trustDomain}/agent/mallory`, aliceUri(stage)],
+    uris: [aliceUri(stage), `spiffe://${stage.world.laboratory.trustDomain}/agent/mallory`],
   }),
 );
 const kmsCredential: Arm["mallory"] = fetchWith(async (stage) => stage.world.laboratory.kms);

@@ -189,7 +189,10 @@ export const revocation: FamilyArms = {
 
   R05: {
     naive: { victim: homeMadeCheck, mallory: serveCrlThenFetch(staleCrl) },
-    signet: { victim: guardedDownload(() => []), mallory: serveCrlThenFetch(staleCrl) },
+    signet: {
+      victim: async (stage) => (await import("./withheld.ts")).ranOut(stage, await downloadCrl(stage)),
+      mallory: serveCrlThenFetch(async (stage) => stage.world.laboratory.emptyCrl),
+    },
   },
 
   R06: {

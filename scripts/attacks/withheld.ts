@@ -50,3 +50,18 @@ export async function newsWithheld(stage: VictimStage): Promise<void> {
   await guardedKeyServer(stage, held);
   await stage.end;
 }
+
+/** The CRL that is in force runs out, and Mallory serves the same one again. */
+export async function ranOut(stage: VictimStage, served: string | undefined): Promise<void> {
+  const clock = movableClock();
+  const held = guard(stage.world.laboratory, [stage.world.laboratory.emptyCrl], clock);
+  clock.moveAhead(6 * 60 * minutes);
+  try {
+    held.accept(served ?? "");
+    stage.note("The CRL that had run out was accepted once more.");
+  } catch (error) {
+    stage.note(`The CRL that Mallory served was not accepted: ${errorCodeOf(error)}.`);
+  }
+  await guardedKeyServer(stage, held);
+  await stage.end;
+}
