@@ -1,5 +1,6 @@
 /** `npm run demo`: brings the system up, tells its story, lets Mallory loose on it, and leaves a report. Loopback only. */
 import type { ChildProcess } from "node:child_process";
+import { readFileSync } from "node:fs";
 import { mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
@@ -15,6 +16,7 @@ import { countedBy, tellStory } from "./story.ts";
 import { openTerminal } from "./terminal.ts";
 import { SystemUnderAttack, trustDomain } from "./world.ts";
 
+const { version: signetVersion } = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as { version: string };
 const projectRoot = fileURLToPath(new URL("../..", import.meta.url));
 const usage = `Usage: npm run demo [-- OPTION...]
   --directory DIR   where the report goes (default certs/demo)
@@ -119,7 +121,7 @@ async function run(
     ok,
     startedAt: startedAt.toISOString(),
     durationMilliseconds: Math.round(performance.now() - started),
-    versions: { Node: process.versions.node, OpenSSL: process.versions.openssl },
+    versions: { Signet: signetVersion, Node: process.versions.node, OpenSSL: process.versions.openssl },
     trustDomain,
     rootFingerprint: system.ca.rootFingerprint,
     parties: story.parties,

@@ -19,7 +19,8 @@ export interface PartyRecord {
   readonly name: string;
   readonly part: string;
   readonly uri: string;
-  readonly pid: number;
+  /** Process; Mallory has new ones for every attack. */
+  readonly pid?: number;
   readonly serialNumber?: string;
   readonly keyType?: string;
   readonly fate: string;
@@ -129,7 +130,7 @@ export async function tellStory(system: SystemUnderAttack, tell: Telling): Promi
       const fresh = (await bob.order("tryNewConnection", { name, port, protocol })) as Try;
       must(![open, resumed, fresh].some((attempt) => attempt.served), `${label} served Bob after his revocation`);
       must(resumed.reused !== true, `${label} resumed a session from before`);
-      told.push(`${label}: open connection cut, session from before ${resumed.offered === true ? "not resumed" : "never issued"}, new connection refused${fresh.code === null || fresh.code === "tls-refused" ? "" : ` (${fresh.code})`}`);
+      told.push(`${label}: open connection ${open.code === "socket-cut" ? "cut" : "refused"}, session from before ${resumed.offered === true ? "not resumed" : "never issued"}, new connection refused${fresh.code === null || fresh.code === "tls-refused" ? "" : ` (${fresh.code})`}`);
     }
     for (const party of [alice, carol]) {
       const event = await party.event(({ event: kind, value }) => kind === "link-refused" && (value as { code: string }).code === "certificate-revoked");
@@ -172,7 +173,7 @@ export async function tellStory(system: SystemUnderAttack, tell: Telling): Promi
       agent("bob", "member of the group", "revoked for key compromise"),
       agent("carol", "member of the group", "in good standing"),
       agent("dave", "agent, no member", "in good standing, refused the group key"),
-      { name: "Mallory", part: "attacker, and an agent herself", uri: uri("agent", "mallory"), pid: 0, fate: "processes of her own for every attack" },
+      { name: "Mallory", part: "attacker, and an agent herself", uri: uri("agent", "mallory"), fate: "processes of her own for every attack" },
     ],
   };
 }
