@@ -147,11 +147,11 @@ export const catalogue: readonly Attack[] = [
       mallory: "an enrolment token of her own",
       how: "Her certificate request asks for Alice's name and for the CA bit.",
       naive: "The authority copies what a request asks for (copy_extensions = copyall).",
-      defence: "Of a request only the public key is taken; the name comes from the token. Her certificate says mallory, and mallory may not have the key.",
+      defence: "Of a request only the public key is taken; the name comes from the token. Her certificate bears her own name, and she may not have the key.",
       source: "RFC 2986 section 4; CWE-295",
     },
     ["Mallory => CA: CSR: agent/alice, CA:TRUE", "CA -> Mallory: certificate, as asked", "Mallory => KMS: I am Alice", "KMS *> Mallory: Alice's key"],
-    ["Mallory => CA: CSR: agent/alice, CA:TRUE", "CA -> Mallory: certificate of mallory", "Mallory => KMS: give me Alice's key", "KMS x> Mallory: not yours"],
+    ["Mallory => CA: CSR: agent/alice, CA:TRUE", "CA -> Mallory: certificate in her name", "Mallory => KMS: give me Alice's key", "KMS x> Mallory: not yours"],
   ),
   attack(
     "P24",

@@ -148,8 +148,9 @@ export function judge(attack: Attack, arm: ArmName, found: Findings): ArmResult 
   const forTheReason = reasonCode === attack.expected && (refusal?.detail ?? "").includes(attack.because ?? "");
   const asExpected = found.failures.length === 0 && (arm === "naive" ? attackerWon : !attackerWon && forTheReason);
   const evidence: string[] = [];
-  if (canarySeen) evidence.push(`The canary (SHA-256 ${fingerprint(found.secret)}...) stands in line ${line + 1} of ${found.log.length} of Mallory's log.`);
-  else evidence.push(`The canary (SHA-256 ${fingerprint(found.secret)}...) stands nowhere in Mallory's log of ${found.log.length} lines.`);
+  const lines = `${found.log.length} line${found.log.length === 1 ? "" : "s"}`;
+  if (canarySeen) evidence.push(`The canary (SHA-256 ${fingerprint(found.secret)}...) stands in line ${line + 1} of Mallory's log of ${lines}.`);
+  else evidence.push(`The canary (SHA-256 ${fingerprint(found.secret)}...) stands nowhere in Mallory's log of ${lines}.`);
   if (taken !== undefined) evidence.push(`The victim accepted a value that Mallory forged (SHA-256 ${fingerprint(taken)}...).`);
   else evidence.push(`No forged value was accepted.`);
   if (refusal !== undefined) evidence.push(`Refused with ${refusal.code}${refusal.detail === "" ? "" : `: ${refusal.detail}`}`);
