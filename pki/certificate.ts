@@ -51,6 +51,7 @@ export class Certificate {
   readonly extensions: CertificateExtensions;
   #fingerprint: string | undefined;
   #spkiFingerprint: string | undefined;
+  #selfIssued: boolean | undefined;
   /** The key that the signature was last found to be by: bytes do not change, and neither does the finding. */
   #signedBy: SubjectPublicKeyInfo | undefined;
 
@@ -163,7 +164,7 @@ export class Certificate {
 
   /** Subject and issuer are the same name (RFC 5280 section 3.2); the keys may differ. */
   get isSelfIssued(): boolean {
-    return this.subject.equals(this.issuer);
+    return (this.#selfIssued ??= this.subject.equals(this.issuer));
   }
 
   /** Whether the signature is one by this key. */

@@ -79,6 +79,7 @@ export class Name {
   /** RFC 5280 section 7.1: same RDNs in the same order; strings by case-folded, normalised, white-space-compressed text. */
   equals(other: Name): boolean {
     if (this.hasSameBytes(other)) return true;
+    if (this.isEmpty || other.isEmpty) return false;
     const mine = this.#canonicalRdns();
     const theirs = other.#canonicalRdns();
     return mine.length === theirs.length && mine.every((rdn, index) => rdn === theirs[index]);

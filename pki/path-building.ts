@@ -50,8 +50,9 @@ export function findPath(search: PathSearch): readonly Certificate[] {
 class Search implements PathWork {
   readonly #search: PathSearch;
   readonly #remaining: Record<keyof PathBudget, number>;
-  /** What came of checking a certificate by itself. */
-  readonly #checked = new Map<Certificate, SignetError | undefined>();
+  /** What came of checking a certificate by itself; one may be offered as an anchor and as an intermediate. */
+  readonly #checkedAnchors = new Map<Certificate, SignetError | undefined>();
+  readonly #checkedIntermediates = new Map<Certificate, SignetError | undefined>();
   readonly #signatures = new Map<Certificate, Map<Certificate, boolean>>();
   #failure: SignetError | undefined;
   #failureStage: number = stage.nothing;
@@ -85,10 +86,16 @@ class Search implements PathWork {
   #extend(chain: readonly Certificate[]): readonly Certificate[] | undefined {
     const { trustAnchors, intermediates, parameters } = this.#search;
     const child = chain.at(-1) as Certificate;
-    for (const anchor of candidates(child, trustAnchors)) {
+    for (const { certificate: issuer, isAnchor } of candidates(child, trustAnchors, intermediates)) {
+      if (!isAnchor && (chain.length + 1 >= pathLengthLimit || chain.some((earlier) => isSameAuthority(earlier, issuer)))) continue;
       this.#spend("steps", 1);
-      if (!this.#passes(stage.issuer, () => this.#checkOnce(anchor, checkTrustAnchor)) || !this.#isSigned(child, anchor)) continue;
-      const path = [...chain, anchor];
+      if (!this.#passes(stage.issuer, () => this.#checkOnce(issuer, isAnchor)) || !this.#isSigned(child, issuer)) continue;
+      const path = [...chain, issuer];
+      if (!isAnchor) {
+        const whole = this.#extend(path);
+        if (whole !== undefined) return whole;
+        continue;
+      }
       const holds = this.#passes(stage.path, () => {
         checkEndEntity(this.#search.endEntity, parameters);
         checkPath(path, parameters, this);
@@ -96,28 +103,22 @@ class Search implements PathWork {
       });
       if (holds) return path;
     }
-    if (chain.length + 1 >= pathLengthLimit) return undefined;
-    for (const issuer of candidates(child, intermediates)) {
-      if (chain.some((earlier) => isSameAuthority(earlier, issuer))) continue;
-      this.#spend("steps", 1);
-      if (!this.#passes(stage.issuer, () => this.#checkOnce(issuer, checkIntermediate)) || !this.#isSigned(child, issuer)) continue;
-      const path = this.#extend([...chain, issuer]);
-      if (path !== undefined) return path;
-    }
     return undefined;
   }
 
-  #checkOnce(certificate: Certificate, check: (certificate: Certificate, parameters: PathParameters) => void): void {
-    if (!this.#checked.has(certificate)) {
+  #checkOnce(certificate: Certificate, isAnchor: boolean): void {
+    const checked = isAnchor ? this.#checkedAnchors : this.#checkedIntermediates;
+    if (!checked.has(certificate)) {
       try {
-        check(certificate, this.#search.parameters);
-        this.#checked.set(certificate, undefined);
+        if (isAnchor) checkTrustAnchor(certificate, this.#search.parameters);
+        else checkIntermediate(certificate, this.#search.parameters);
+        checked.set(certificate, undefined);
       } catch (error) {
         if (!(error instanceof SignetError)) throw error;
-        this.#checked.set(certificate, error);
+        checked.set(certificate, error);
       }
     }
-    const failure = this.#checked.get(certificate);
+    const failure = checked.get(certificate);
     if (failure !== undefined) throw failure;
   }
 
@@ -151,17 +152,29 @@ class Search implements PathWork {
   }
 }
 
-/**
- * Issuers for `child` by name, the likeliest first. Names that are equal byte for byte come before those that are equal
- * only by the rules of comparison, which cost more and are seldom needed; key identifiers are hints, and order each group.
- */
-function* candidates(child: Certificate, pool: readonly Certificate[]): Iterable<Certificate> {
-  const rest: Certificate[] = [];
-  const same = pool.filter((issuer) => issuer.subject.hasSameBytes(child.issuer) || (rest.push(issuer), false));
-  yield* orderByKeyIdentifier(child, same);
-  yield* orderByKeyIdentifier(child, rest.filter((issuer) => issuer.subject.equals(child.issuer)));
+interface Candidate {
+  readonly certificate: Certificate;
+  readonly isAnchor: boolean;
 }
 
+/**
+ * Issuers for `child` by name, the likeliest first: anchors before intermediates, and names that are equal byte for byte before
+ * those that are equal only by the rules of comparison, which cost more and are seldom needed.
+ */
+function* candidates(child: Certificate, trustAnchors: readonly Certificate[], intermediates: readonly Certificate[]): Iterable<Candidate> {
+  const rest: Candidate[] = [];
+  for (const isAnchor of [true, false]) {
+    const same: Certificate[] = [];
+    for (const certificate of isAnchor ? trustAnchors : intermediates) {
+      if (certificate.subject.hasSameBytes(child.issuer)) same.push(certificate);
+      else rest.push({ certificate, isAnchor });
+    }
+    for (const certificate of orderByKeyIdentifier(child, same)) yield { certificate, isAnchor };
+  }
+  for (const candidate of rest) if (candidate.certificate.subject.equals(child.issuer)) yield candidate;
+}
+
+/** Key identifiers are hints (RFC 4158 section 3.5.12): those that fit first, those that contradict last. */
 function orderByKeyIdentifier(child: Certificate, issuers: Certificate[]): Certificate[] {
   const wanted = child.extensions.authorityKeyIdentifier;
   if (issuers.length < 2 || wanted === undefined) return issuers;

@@ -118,15 +118,33 @@ export class SubjectPublicKeyInfo {
 
   /** @throws SignetError `key-rejected` where OpenSSL cannot use the key */
   get keyObject(): KeyObject {
-    if (this.#keyObject === undefined) {
-      try {
-        this.#keyObject = createPublicKey({ key: asBuffer(this.der), format: "der", type: "spki" });
-      } catch (cause) {
-        throw new SignetError("key-rejected", "The public key cannot be used.", { cause });
-      }
-    }
-    return this.#keyObject;
+    return (this.#keyObject ??= importKey(asBuffer(this.der)));
   }
+}
+
+/**
+ * Keys imported before, by their bytes. A party meets the same few CA keys in every handshake, in certificates that are
+ * parsed anew, and an import costs a third of a verification. Bounded, the oldest first out: whoever floods it gains nothing but the cost of imports.
+ */
+const importedKeys = new Map<string, KeyObject>();
+const importedKeysLimit = 64;
+
+function importKey(der: Buffer): KeyObject {
+  const bytes = der.toString("latin1");
+  let key = importedKeys.get(bytes);
+  if (key === undefined) {
+    try {
+      key = createPublicKey({ key: der, format: "der", type: "spki" });
+    } catch (cause) {
+      throw new SignetError("key-rejected", "The public key cannot be used.", { cause });
+    }
+    for (const oldest of importedKeys.keys()) {
+      if (importedKeys.size < importedKeysLimit) break;
+      importedKeys.delete(oldest);
+    }
+    importedKeys.set(bytes, key);
+  }
+  return key;
 }
 
 const curves: Readonly<Record<string, string>> = { [oid.p256]: "ec-p256", [oid.p384]: "ec-p384", [oid.p521]: "ec-p521" };
