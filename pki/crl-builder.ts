@@ -126,7 +126,10 @@ class EntryWriter {
   #length: number;
   readonly #before: Buffer;
   readonly #after: Buffer;
-  readonly #timeOctets = new Map<number, Buffer>();
+  /** Header and date of a Time, by the second that the day begins with. */
+  readonly #days = new Map<number, Uint8Array>();
+  #day = Number.NaN;
+  #dayOctets: Uint8Array = new Uint8Array();
 
   constructor(before: readonly Uint8Array[], after: Buffer) {
     this.#before = Buffer.concat(before);
@@ -138,50 +141,68 @@ class EntryWriter {
   write(entries: Iterable<RevokedEntry> | PackedRevocations): Buffer {
     if (entries instanceof PackedRevocations) {
       const { serialOctets, serials, revocationTimes, reasons } = entries;
-      this.#reserve(revocationTimes.length * entryOctetsLimit);
+      // Most entries have no reason, and a time of 15 octets: what they need is known before they are written.
+      const withReason = reasons.reduce((sum, reason) => sum + (reason === 0 ? 0 : reasonExtension.length), 0);
+      this.#reserve(revocationTimes.length * (serialOctets + 5 + 17) + withReason);
       for (let i = 0; i < revocationTimes.length; i++) {
-        this.#entry(serials, i * serialOctets, (i + 1) * serialOctets, this.#time(revocationTimes[i] as number), reasons[i] as number);
+        this.#entry(serials, i * serialOctets, (i + 1) * serialOctets, revocationTimes[i] as number, reasons[i] as number);
       }
     } else {
       for (const { serialNumber, revocationDate, reason } of entries) {
         this.#reserve(entryOctetsLimit);
         const serial = Buffer.from(serialNumber, "hex");
         if (serial.length === 0 || serial.length > 20 || serial.length * 2 !== serialNumber.length) throw new SignetError("internal", "Not a serial number in hex.", { details: { serialNumber } });
-        this.#entry(serial, 0, serial.length, this.#time(Math.floor(revocationDate.getTime() / 1000)), reason === undefined ? 0 : reasonCodes.indexOf(reason));
+        this.#entry(serial, 0, serial.length, Math.floor(revocationDate.getTime() / 1000), reason === undefined ? 0 : reasonCodes.indexOf(reason));
       }
     }
     return this.#finish();
   }
 
-  #entry(serials: Uint8Array, serialStart: number, serialEnd: number, time: Buffer, reason: number): void {
+  #entry(serials: Uint8Array, serialStart: number, serialEnd: number, seconds: number, reason: number): void {
     let start = serialStart;
     while (start < serialEnd - 1 && serials[start] === 0) start++;
     const padding = (serials[start] as number) >= 0x80 ? 1 : 0;
     const serialLength = serialEnd - start + padding;
     const buffer = this.#buffer;
-    let at = this.#length;
-    buffer[at++] = tag.sequence;
-    buffer[at++] = 2 + serialLength + time.length + (reason === 0 ? 0 : reasonExtension.length);
-    buffer[at++] = tag.integer;
-    buffer[at++] = serialLength;
+    const entry = this.#length;
+    buffer[entry] = tag.sequence;
+    buffer[entry + 2] = tag.integer;
+    buffer[entry + 3] = serialLength;
+    let at = entry + 4;
     if (padding === 1) buffer[at++] = 0;
     while (start < serialEnd) buffer[at++] = serials[start++] as number;
-    for (let i = 0; i < time.length; i++) buffer[at++] = time[i] as number;
+    at = this.#time(at, seconds);
     if (reason !== 0) {
       for (let i = 0; i < 13; i++) buffer[at++] = reasonExtension[i] as number;
       buffer[at++] = reason;
     }
+    buffer[entry + 1] = at - entry - 2;
     this.#length = at;
   }
 
-  /** Element of a time; a day has 86,400 of them, and a CRL mostly few. */
-  #time(seconds: number): Buffer {
-    let octets = this.#timeOctets.get(seconds);
-    if (octets === undefined) {
-      octets = encodeTime(new Date(seconds * 1000));
-      if (this.#timeOctets.size < 100_000) this.#timeOctets.set(seconds, octets);
+  /** Writes a time and returns the offset behind it. The header and the date are those of the day, which few entries are the first of. */
+  #time(offset: number, seconds: number): number {
+    const buffer = this.#buffer;
+    const ofDay = ((seconds % 86_400) + 86_400) % 86_400;
+    const day = seconds - ofDay;
+    if (day !== this.#day) {
+      this.#day = day;
+      this.#dayOctets = this.#days.get(day) ?? encodeTime(new Date(day * 1000)).subarray(0, -7);
+      this.#days.set(day, this.#dayOctets);
     }
-    return octets;
+    let at = offset;
+    for (let i = 0; i < this.#dayOctets.length; i++) buffer[at++] = this.#dayOctets[i] as number;
+    const hour = Math.trunc(ofDay / 3600);
+    const minute = Math.trunc(ofDay / 60) % 60;
+    const second = ofDay % 60;
+    buffer[at++] = 0x30 + Math.trunc(hour / 10);
+    buffer[at++] = 0x30 + (hour % 10);
+    buffer[at++] = 0x30 + Math.trunc(minute / 10);
+    buffer[at++] = 0x30 + (minute % 10);
+    buffer[at++] = 0x30 + Math.trunc(second / 10);
+    buffer[at++] = 0x30 + (second % 10);
+    buffer[at++] = 0x5a;
+    return at;
   }
 
   #reserve(octets: number): void {

@@ -3,7 +3,7 @@ import { randomInt } from "node:crypto";
 import type { Certificate } from "./certificate.ts";
 import { reasonCodes } from "./crl-builder.ts";
 import type { ReasonCode, RevokedEntry } from "./crl-builder.ts";
-import { DerReader, asBuffer, constructedContextTag, contextTag, decodeTime, prescribedTimeTag, readSingle, tag } from "./der.ts";
+import { DerReader, asBuffer, constructedContextTag, contextTag, decodeTime, isUtcTime, prescribedTimeTag, readSingle, tag } from "./der.ts";
 import { SignetError } from "./errors.ts";
 import { readAuthorityKeyIdentifier, readDistributionPointName, readExtensionList, serialNumberHex } from "./extensions.ts";
 import type { DistributionPoint, Extension } from "./extensions.ts";
@@ -44,7 +44,7 @@ interface IssuerRun {
 
 /**
  * A CRL whose encoding has been checked whole, every entry included. The entries stay where they are, in `der`; the index,
- * made at the first look-up, holds a 4-byte offset for each, at most 16 bytes an entry.
+ * made at the first look-up, takes 16 to 32 bytes an entry.
  */
 export class CertificateRevocationList {
   /** Not copied: whoever hands the bytes in must not change them. */
@@ -174,13 +174,14 @@ export class CertificateRevocationList {
     const bytes = this.der;
     const index = (this.#index ??= this.#buildIndex());
     const mask = index.length - 1;
-    for (let slot = hashOctets(scratch, 0, octets) & mask; ; slot = (slot + 1) & mask) {
-      const at = index[slot] as number;
+    const hash = hashOctets(scratch, 0, octets);
+    for (let slot = (hash << 1) & mask; ; slot = (slot + 2) & mask) {
+      const at = index[slot + 1] as number;
       if (at === 0) return undefined;
-      if (!sameOctets(bytes, contentOffset(bytes, at) + 2, octets)) continue;
+      if (index[slot] !== hash || !sameOctets(bytes, contentOffset(bytes, at) + 2, octets)) continue;
       if (this.#issuerRuns.length > 0 && !this.#issuerAt(at).equals(certificateIssuer)) continue;
       if (this.#issuerRuns.length === 0 && certificateIssuer !== this.issuer && !certificateIssuer.equals(this.issuer)) return undefined;
-      return readEntry(new DerReader(bytes, at, this.#entriesEnd)).entry;
+      return usualEntry(bytes, at, serialNumber) ?? readEntry(new DerReader(bytes, at, this.#entriesEnd)).entry;
     }
   }
 
@@ -215,19 +216,24 @@ export class CertificateRevocationList {
     return this.size === 0 ? 0 : (this.#index ??= this.#buildIndex()).byteLength / this.size;
   }
 
-  /** Open addressing, half full at most; a slot holds the offset of an entry, or 0. */
+  /**
+   * Open addressing, half full at most. A slot is two words: the hash of a serial number, and the offset of its entry; 0 is free.
+   * With the hash at hand, a look-up that finds nothing need not touch the list.
+   */
   #buildIndex(): Int32Array {
     const bytes = this.der;
-    const index = new Int32Array(2 ** Math.max(2, Math.ceil(Math.log2(this.size * 2))));
+    const index = new Int32Array(2 * slotsFor(this.size));
     const mask = index.length - 1;
     for (let at = this.#entriesStart; at < this.#entriesEnd; ) {
-      const serialHeader = contentOffset(bytes, at);
-      let slot = hashOctets(bytes, serialHeader + 2, bytes[serialHeader + 1] as number) & mask;
-      for (let other = index[slot] as number; other !== 0; slot = (slot + 1) & mask, other = index[slot] as number) {
-        if (sameSerial(bytes, contentOffset(bytes, other), serialHeader) && this.#issuerAt(other).equals(this.#issuerAt(at))) this.#hasDuplicates = true;
+      const serial = contentOffset(bytes, at);
+      const hash = hashOctets(bytes, serial + 2, bytes[serial + 1] as number);
+      let slot = (hash << 1) & mask;
+      for (let other = index[slot + 1] as number; other !== 0; slot = (slot + 2) & mask, other = index[slot + 1] as number) {
+        if (index[slot] === hash && sameSerial(bytes, contentOffset(bytes, other), serial) && this.#issuerAt(other).equals(this.#issuerAt(at))) this.#hasDuplicates = true;
       }
-      index[slot] = at;
-      at = serialHeader + contentLength(bytes, at);
+      index[slot] = hash;
+      index[slot + 1] = at;
+      at = serial + contentLength(bytes, at);
     }
     return index;
   }
@@ -267,7 +273,6 @@ const reasonOnly = Buffer.from("300c300a0603551d1504030a01", "hex");
  * checked in place, since a list may have a million; any other goes through the reader.
  */
 function checkEntries(bytes: Buffer, start: number, end: number, walk: EntryWalk): void {
-  let lastTime = -1;
   for (let at = start; at < end; walk.size++) {
     const length = bytes[at + 1] as number;
     const next = at + 2 + length;
@@ -287,8 +292,7 @@ function checkEntries(bytes: Buffer, start: number, end: number, walk: EntryWalk
       (serialLength === 1 || (bytes[serial] !== 0 && bytes[serial] !== 0xff) || (bytes[serial] === 0) === (bytes[serial + 1] as number) >= 0x80) &&
       (extensions === next || (next - extensions === 14 && isReasonOnly(bytes, extensions)));
     if (usual) {
-      if (lastTime < 0 || !sameTime(bytes, lastTime, time)) decodeTime(bytes, tag.utcTime, time + 2, extensions);
-      lastTime = time;
+      if (!isUtcTime(bytes, time + 2)) throw malformed("a revocationDate that there is not");
       if (extensions !== next) walk.reasonBits |= 1 << (bytes[next - 1] as number);
       at = next;
     } else {
@@ -305,15 +309,21 @@ function checkEntries(bytes: Buffer, start: number, end: number, walk: EntryWalk
   }
 }
 
-function isReasonOnly(bytes: Buffer, at: number): boolean {
+function isReasonOnly(bytes: Uint8Array, at: number): boolean {
   for (let i = 0; i < 13; i++) if (bytes[at + i] !== reasonOnly[i]) return false;
   return reasonCodes[bytes[at + 13] as number] !== undefined;
 }
 
-function sameTime(bytes: Buffer, one: number, other: number): boolean {
-  // Backwards: the seconds differ first.
-  for (let i = 14; i >= 2; i--) if (bytes[one + i] !== bytes[other + i]) return false;
-  return true;
+/** The entry at `at` if it has the usual form, which nearly all have; its serial number is known already. */
+function usualEntry(bytes: Uint8Array, at: number, serialNumber: string): RevokedEntry | undefined {
+  const next = at + 2 + (bytes[at + 1] as number);
+  const time = at + 4 + (bytes[at + 3] as number);
+  const extensions = time + 15;
+  if ((bytes[at + 1] as number) >= 0x80 || bytes[time] !== tag.utcTime) return undefined;
+  const revocationDate = new Date(decodeTime(bytes, tag.utcTime, time + 2, extensions));
+  if (extensions === next) return { serialNumber, revocationDate };
+  const reason = next - extensions === 14 && isReasonOnly(bytes, extensions) ? reasonCodes[bytes[next - 1] as number] : undefined;
+  return reason === undefined ? undefined : { serialNumber, revocationDate, reason };
 }
 
 interface EntryReading {
@@ -390,17 +400,28 @@ function readIssuingDistributionPoint(value: Uint8Array): IssuingDistributionPoi
 /** Drawn once a process, so that nobody can choose serial numbers that collide in the index. */
 const hashSeed = randomInt(2 ** 32) | 1;
 
+/** 32 bits over all octets, four at a time. */
 function hashOctets(bytes: Uint8Array, start: number, length: number): number {
-  let value = hashSeed;
-  for (let at = start, end = start + length; at < end; at++) value = Math.imul(value ^ (bytes[at] as number), 0x01000193);
-  value = Math.imul(value ^ (value >>> 15), 0x2c1b3c6d);
-  return (value ^ (value >>> 13)) >>> 0;
+  const end = start + length;
+  let value = hashSeed ^ length;
+  let at = start;
+  for (; at + 4 <= end; at += 4) {
+    const word = (bytes[at] as number) | ((bytes[at + 1] as number) << 8) | ((bytes[at + 2] as number) << 16) | ((bytes[at + 3] as number) << 24);
+    value = Math.imul(value ^ word, 0x2c1b3c6d);
+    value ^= value >>> 15;
+  }
+  for (; at < end; at++) value = Math.imul(value ^ (bytes[at] as number), 0x01000193);
+  value = Math.imul(value ^ (value >>> 13), 0x297a2d39);
+  return value ^ (value >>> 16);
 }
+
+/** Power of two that leaves half of the slots free. */
+const slotsFor = (size: number): number => 2 ** Math.max(2, Math.ceil(Math.log2(size * 2)));
 
 /** Content octets of the serial number that is looked for; look-ups are synchronous, so one place will do. */
 const scratch = new Uint8Array(128);
+/** Value of a hex digit in lower case by its character code; -1 for other characters. */
 const nibbles = Int8Array.from({ length: 128 }, (_, code) => "0123456789abcdef".indexOf(String.fromCharCode(code)));
-const nibble = (text: string, at: number): number => nibbles[text.charCodeAt(at)] ?? -1;
 
 /**
  * Puts the INTEGER content of a serial number in hex into `scratch` and returns its length. A text in another form is refused:
@@ -409,16 +430,20 @@ const nibble = (text: string, at: number): number => nibbles[text.charCodeAt(at)
 function serialOctets(serialNumber: string): number {
   const start = serialNumber.charCodeAt(0) === 0x2d ? 1 : 0;
   const digits = serialNumber.length - start;
-  const high = nibble(serialNumber, start) >= 8;
-  let wellFormed = digits > 0 && digits % 2 === 0 && digits <= 252 && (start === 0 || high) && (digits === 2 || !serialNumber.startsWith("00"));
-  let length = 0;
-  if (start === 0 && high) scratch[length++] = 0;
-  for (let at = start; wellFormed && at < serialNumber.length; at += 2) {
-    const octet = (nibble(serialNumber, at) << 4) | nibble(serialNumber, at + 1);
-    wellFormed = octet >= 0;
+  let wrong = digits === 0 || digits % 2 !== 0 || digits > 252 ? -1 : 0;
+  // A positive number with the high bit set is written with a zero octet in front.
+  let length = start === 0 && (nibbles[serialNumber.charCodeAt(0) & 0x7f] as number) >= 8 ? 1 : 0;
+  scratch[0] = 0;
+  for (let at = start; at < serialNumber.length && wrong === 0; at += 2) {
+    const [one, other] = [serialNumber.charCodeAt(at), serialNumber.charCodeAt(at + 1)];
+    const octet = ((nibbles[one & 0x7f] as number) << 4) | (nibbles[other & 0x7f] as number);
+    wrong = (octet < 0 ? -1 : 0) | ((one | other) >> 7);
     scratch[length++] = octet;
   }
-  if (!wellFormed) throw new SignetError("request-malformed", "A serial number is lower-case hex of whole octets, without leading zero octets.");
+  const first = scratch[0] as number;
+  if (start === 1 ? first < 0x80 : first === 0 && length > 1 && (scratch[1] as number) < 0x80) wrong = -1;
+  // A zero octet may stand in front only where the first digit asks for it.
+  if (wrong !== 0 || (start === 0 && digits > 2 && serialNumber.startsWith("00"))) throw new SignetError("request-malformed", "A serial number is lower-case hex of whole octets, without leading zero octets.");
   return length;
 }
 

@@ -260,32 +260,54 @@ function largeArc(bytes: Buffer, start: number, end: number): bigint {
   return value;
 }
 
-const daysInMonth = [31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] as const;
+const daysInMonth = [0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] as const;
+
+const twoDigits = (bytes: Uint8Array, at: number): number => (bytes[at] as number) * 10 + (bytes[at + 1] as number) - 528;
+
+/** Whether the ten digits MMDDHHMMSS at `at`, in a year of the Gregorian calendar, are followed by Z and name a time that there is. */
+function isTimeInYear(bytes: Uint8Array, at: number, year: number): boolean {
+  for (let i = at; i < at + 10; i++) if ((((bytes[i] as number) - 0x30) & 0xff) > 9) return false;
+  const month = twoDigits(bytes, at);
+  const day = twoDigits(bytes, at + 2);
+  const leapDay = month === 2 && year % 4 === 0 && (year % 100 !== 0 || year % 400 === 0) ? 1 : 0;
+  return (
+    day >= 1 &&
+    day <= (daysInMonth[month] ?? -1) + leapDay &&
+    twoDigits(bytes, at + 4) < 24 &&
+    twoDigits(bytes, at + 6) < 60 &&
+    twoDigits(bytes, at + 8) < 60 &&
+    bytes[at + 10] === 0x5a
+  );
+}
+
+/** Whether the 13 octets at `at` are a UTCTime in the form of RFC 5280 section 4.1.2.5.1: YYMMDDHHMMSSZ. */
+export function isUtcTime(bytes: Uint8Array, at: number): boolean {
+  if ((((bytes[at] as number) - 0x30) & 0xff) > 9 || (((bytes[at + 1] as number) - 0x30) & 0xff) > 9) return false;
+  // Within 1950 to 2049 every fourth year is a leap year.
+  return isTimeInYear(bytes, at + 2, 2000 + twoDigits(bytes, at));
+}
 
 /**
  * Milliseconds since 1970 of the content of a UTCTime (YYMMDDHHMMSSZ) or GeneralizedTime (YYYYMMDDHHMMSSZ): seconds and Z
  * are required, fractions refused (RFC 5280 sections 4.1.2.5.1 and 4.1.2.5.2).
  */
-export function decodeTime(bytes: Buffer, identifier: number, start: number, end: number): number {
+export function decodeTime(bytes: Uint8Array, identifier: number, start: number, end: number): number {
   const yearDigits = identifier === tag.utcTime ? 2 : 4;
-  if (end - start !== yearDigits + 11 || bytes[end - 1] !== 0x5a) malformed("Time is not in the form of RFC 5280", start);
-  for (let at = start; at < end - 1; at++) {
-    const character = bytes[at] as number;
-    if (character < 0x30 || character > 0x39) malformed("Time has a character that is not a digit", at);
-  }
-  const two = (at: number): number => (bytes[at] as number) * 10 + (bytes[at + 1] as number) - 528;
+  if (end - start !== yearDigits + 11) malformed("Time is not in the form of RFC 5280", start);
+  for (let at = start; at < start + yearDigits; at++) if ((((bytes[at] as number) - 0x30) & 0xff) > 9) malformed("Time is not in the form of RFC 5280", at);
   const rest = start + yearDigits;
-  const year = yearDigits === 4 ? two(start) * 100 + two(start + 2) : two(start) + (two(start) >= 50 ? 1900 : 2000);
-  const month = two(rest);
-  const day = two(rest + 2);
-  const hour = two(rest + 4);
-  const minute = two(rest + 6);
-  const second = two(rest + 8);
-  const leapDay = month === 2 && year % 4 === 0 && (year % 100 !== 0 || year % 400 === 0) ? 1 : 0;
-  if (day < 1 || day > (daysInMonth[month - 1] ?? -1) + leapDay || hour > 23 || minute > 59 || second > 59) malformed("no such time", start);
-  const time = Date.UTC(year < 100 ? year + 400 : year, month - 1, day, hour, minute, second);
-  // Date.UTC reads years 0 to 99 as 19xx; 400 Gregorian years are a fixed number of days.
-  return year < 100 ? time - 146_097 * 86_400_000 : time;
+  const first = twoDigits(bytes, start);
+  const year = yearDigits === 4 ? first * 100 + twoDigits(bytes, start + 2) : first + (first >= 50 ? 1900 : 2000);
+  if (!isTimeInYear(bytes, rest, year)) malformed("no such time", start);
+  const days = daysSince1970(year, twoDigits(bytes, rest), twoDigits(bytes, rest + 2));
+  return (((days * 24 + twoDigits(bytes, rest + 4)) * 60 + twoDigits(bytes, rest + 6)) * 60 + twoDigits(bytes, rest + 8)) * 1000;
+}
+
+/** Days of the Gregorian calendar, counted in years that begin in March, so that the leap day is the last of one. */
+function daysSince1970(year: number, month: number, day: number): number {
+  const marchYear = month > 2 ? year : year - 1;
+  const dayOfYear = Math.floor((153 * (month > 2 ? month - 3 : month + 9) + 2) / 5) + day - 1;
+  return marchYear * 365 + Math.floor(marchYear / 4) - Math.floor(marchYear / 100) + Math.floor(marchYear / 400) + dayOfYear - 719_468;
 }
 
 /** Number of octets that the header of an element with this content length takes. */
