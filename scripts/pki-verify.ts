@@ -1,6 +1,7 @@
 // `signet pki verify`: one certificate by options, or a stream of requests with --jsonl. Exit 0 accept, 1 reject, 2 unusable input, 3 not supported.
 import { readFile } from "node:fs/promises";
 import { createInterface } from "node:readline";
+import type { Readable, Writable } from "node:stream";
 import { parseArgs } from "node:util";
 import { pathToFileURL } from "node:url";
 import { SignetError } from "#pki/errors.ts";
@@ -41,22 +42,28 @@ class Unusable extends Error {
   }
 }
 
+export interface VerifyStreams {
+  readonly stdin: Readable;
+  readonly stdout: Writable;
+  readonly stderr: Writable;
+}
+
 /** Runs the command; `args` are what follows `signet pki verify`. Returns the exit code. */
-export async function pkiVerify(args: readonly string[]): Promise<number> {
+export async function pkiVerify(args: readonly string[], streams: VerifyStreams = process): Promise<number> {
   try {
     const { values, positionals } = readArguments(args);
-    if (values.jsonl === true) return await answerLines();
+    if (values.jsonl === true) return await answerLines(streams);
     verify(await readRequest(values, positionals));
-    process.stdout.write("valid\n");
+    streams.stdout.write("valid\n");
     return exit.accept;
   } catch (error) {
     if (error instanceof Unusable) {
-      process.stderr.write(`signet: ${error.message}\n`);
+      streams.stderr.write(`signet: ${error.message}\n`);
       return error.exitCode;
     }
     if (!(error instanceof SignetError)) throw error;
-    process.stdout.write(`${error.code}\n`);
-    process.stderr.write(`signet: ${error.code}: ${error.message}\n`);
+    streams.stdout.write(`${error.code}\n`);
+    streams.stderr.write(`signet: ${error.code}: ${error.message}\n`);
     return exit.reject;
   }
 }
@@ -123,10 +130,10 @@ async function readFileOrRefuse<T>(file: string, read: (text: string) => T): Pro
 }
 
 /** One answer for each line of stdin, in order, until it ends. */
-async function answerLines(): Promise<number> {
-  for await (const line of createInterface({ input: process.stdin, crlfDelay: Infinity })) {
+async function answerLines({ stdin, stdout }: VerifyStreams): Promise<number> {
+  for await (const line of createInterface({ input: stdin, crlfDelay: Infinity })) {
     if (line.trim() === "") continue;
-    process.stdout.write(`${JSON.stringify(answerLine(line))}\n`);
+    stdout.write(`${JSON.stringify(answerLine(line))}\n`);
   }
   return exit.accept;
 }

@@ -5,9 +5,29 @@ import { systemClock } from "#pki/clock.ts";
 import { SignetError } from "#pki/errors.ts";
 import { lintCertificate, lintCrl, type CertificateProfile } from "#pki/lint.ts";
 import { oid } from "#pki/oids.ts";
+import { pkiVerify } from "../pki-verify.ts";
 import { readInput } from "./files.ts";
 import { describe, formatDescription, readPkiObjects, type PkiObject } from "./inspect.ts";
 import type { Definition, Invocation, Outcome } from "./program.ts";
+
+const verifyOptions = `
+Exit 0 accept; 1 reject, its reason code on stdout; 2 unusable input; 3 not supported.
+
+  --trust FILE           trust anchors (PEM); may be repeated, as --intermediate and --crl
+  --intermediate FILE    certificates that a path may lead through
+  --crl FILE             CRLs
+  --crl-check WHICH      none, leaf or chain: which certificates must be shown to be unrevoked
+  --time TIME            RFC 3339; now by default
+  --purpose PURPOSE      serverAuth, clientAuth, codeSigning, emailProtection, timeStamping or OCSPSigning
+  --host, --ip, --email  a name that subjectAltName must hold; may be repeated
+  --policy OID           an acceptable policy; may be repeated
+  --require-policy  --inhibit-mapping  --inhibit-any
+  --max-depth N          most intermediates
+  --min-rsa-bits N       from 2048 on SHA-1 and DSA are refused too
+  --crl-max-age SECONDS  oldest CRL that is believed
+  --anchor cert|bare     of an anchor all counts, or its name and key alone
+  --strict               hold certificates and CRLs against RFC 5280's demands on issuers
+  --jsonl                one request a line on stdin, one answer a line on stdout`;
 
 /** `signet pki`: looks at files, needs no service. */
 export function definePkiCommands(definition: Definition): void {
@@ -25,6 +45,16 @@ export function definePkiCommands(definition: Definition): void {
       text: shown.map(({ file, description }) => `${file}\n${formatDescription(description, "  ")}`).join("\n\n"),
     };
   });
+
+  const verify = definition.command(
+    pki,
+    "verify [argument...]",
+    "validate a certificate's path and revocation (RFC 5280 section 6)",
+    "npx signet pki verify --trust root.pem --intermediate issuing.pem --crl crls.pem --crl-check chain --purpose clientAuth leaf.pem",
+  );
+  // The options are those of pki-verify.ts, which runs by itself too.
+  verify.allowUnknownOption().addHelpText("after", verifyOptions);
+  definition.handle(verify, async ({ terminal }: Invocation, args: readonly string[]): Promise<Outcome> => ({ exitCode: await pkiVerify(args, terminal) }));
 
   const lint = definition.command(pki, "lint <file...>", "check certificates and CRLs against the rules that Signet issues by", "npx signet pki lint fullchain.pem root.pem crl.pem");
   definition.handle(lint, async (invocation: Invocation, files: readonly string[]): Promise<Outcome> => {
