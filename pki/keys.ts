@@ -1,5 +1,6 @@
 import "reflect-metadata";
 import {
+  createHash,
   createPublicKey,
   createSecretKey,
   generateKeyPair as generateKeyPairWithCallback,
@@ -146,10 +147,18 @@ function toCryptoKey(key: KeyObject, algorithm: KeyTypeFacts["webCrypto"], usage
 /** Exact length in bytes of a SubjectPublicKeyInfo; with it, compressed points and explicit curve parameters are out (RFC 5480 section 2.1.1). */
 const spkiLengths: Partial<Record<KeyType, number>> = { "ec-p256": 91, "ec-p384": 120, ed25519: 44, "ml-dsa-65": 1974 };
 
+/** SHA-256 of the SubjectPublicKeyInfo of keys whose private half anybody has: the test keys of RFC 9500 that would otherwise pass (sections 2.1 and 2.3). */
+const publishedPrivateKeys: ReadonlySet<string> = new Set([
+  "8fb6bad671cfe698393c453357da61b56d757ab8c0f3fb9c87f2849e63131878", // testRSA2048
+  "96465ea5dc9bb2da7b351d808a7196e5761f2412a5040131c68d719aaba28fb9", // testRSA4096
+  "b2b04340cfaee616ec9c2c62d261b208e54bb197498df52e8cadede23ac0ba5e", // testECCP256
+  "c4c10105a0be0ed4dd3354428dc38a9bfee64da141ce16e75c94eda272f9dd3a", // testECCP384
+]);
+
 /**
  * Whether Signet certifies this public key (SubjectPublicKeyInfo, DER): RSA of 2048, 3072 or 4096 bits with e = 65537, no factor below 752
  * (SP 800-89 section 5.3.3), no two close factors (100 rounds of Fermat), not of the ROCA family (CVE-2017-15361);
- * P-256, P-384, Ed25519 (no point of small order), ML-DSA-65. Known private keys, such as RFC 9500's, are refused too.
+ * P-256, P-384, Ed25519 (no point of small order), ML-DSA-65. The test keys of RFC 9500, whose private halves are published, are refused.
  * @throws SignetError key-rejected
  */
 export function checkAcceptableKey(spki: Uint8Array): KeyType {
@@ -166,6 +175,7 @@ export function checkAcceptableKey(spki: Uint8Array): KeyType {
   if (!Buffer.from(spki).equals(canonical) || (spkiLengths[type] ?? spki.length) !== spki.length) {
     throw new SignetError("key-rejected", "The public key is not in its one canonical encoding.");
   }
+  if (publishedPrivateKeys.has(createHash("sha256").update(spki).digest("hex"))) throw new SignetError("key-rejected", "The private key is published (RFC 9500).");
   if (type.startsWith("rsa-")) checkRsaKey(key);
   if (type === "ed25519") checkEd25519Point(spki.subarray(12));
   return type;

@@ -109,6 +109,11 @@ test.each(["00".repeat(32), `01${"00".repeat(31)}`, `ec${"ff".repeat(30)}7f`, `e
   expect(() => checkAcceptableKey(Buffer.from(`302a300506032b6570032100${point}`, "hex"))).toThrow(rejected);
 });
 
+test("a key whose private half is published is refused (RFC 9500 section 2.3, testECCP256)", () => {
+  const spki = Buffer.from("MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEQiVI+I+3gv+17KN0RFLHKh5Vj71vc75eSOkyMsxFxbFsTNEMTLjVuKFxOelIgsiZJXKZNCX0FBmrfpCkKklCcg==", "base64");
+  expect(() => checkAcceptableKey(spki)).toThrow(expect.objectContaining({ code: "key-rejected", message: "The private key is published (RFC 9500)." }));
+});
+
 test("octets after a key are refused", () => {
   const spki = spkiOf("ed25519", {});
   expect(() => checkAcceptableKey(Buffer.concat([spki, Buffer.of(0)]))).toThrow(rejected);
