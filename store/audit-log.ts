@@ -1,4 +1,4 @@
-import { createHash } from "node:crypto";
+import { hash as digest } from "node:crypto";
 import type { Clock } from "#pki/clock.ts";
 import { SignetError } from "#pki/errors.ts";
 import type { SqlEngine, SqlRow, SqlTransaction } from "./engine.ts";
@@ -100,8 +100,10 @@ export class AuditLog {
   }
 }
 
+const domain = Buffer.from("signet audit record v1\0");
+
 function chainedHash(previous: Uint8Array, record: string): Buffer {
-  return createHash("sha256").update("signet audit record v1\0").update(previous).update(record).digest();
+  return digest("sha256", Buffer.concat([domain, previous, Buffer.from(record)]), "buffer");
 }
 
 function hashOf(row: SqlRow): Uint8Array {

@@ -75,11 +75,11 @@ class Sqlite implements SqlEngine {
     if (this.#closed) return Promise.reject(closedError());
     // Reads share one connection, so they take turns: each sees one snapshot, taken after all that was acknowledged before it.
     const turn = this.#lastRead.then(async () => {
-      reader.exec("BEGIN");
+      reader.run("BEGIN");
       try {
         return await inUnit(reader, work);
       } finally {
-        reader.exec("COMMIT");
+        reader.run("COMMIT");
       }
     });
     this.#lastRead = turn.catch(() => {});
@@ -144,22 +144,22 @@ class Sqlite implements SqlEngine {
   async #runBatch(units: readonly WaitingUnit[]): Promise<void> {
     const settle: (() => void)[] = [];
     try {
-      this.#writer.exec("BEGIN IMMEDIATE");
+      this.#writer.run("BEGIN IMMEDIATE");
       for (const unit of units) {
-        this.#writer.exec("SAVEPOINT unit");
+        this.#writer.run("SAVEPOINT unit");
         try {
           settle.push(await unit.run(this.#writer));
         } catch (error) {
           // A full disk or an I/O error makes SQLite roll the whole transaction back: then no unit of it has happened.
           if (!this.#writer.inTransaction) throw error;
-          this.#writer.exec("ROLLBACK TO unit");
+          this.#writer.run("ROLLBACK TO unit");
           settle.push(() => unit.reject(error));
         }
-        this.#writer.exec("RELEASE unit");
+        this.#writer.run("RELEASE unit");
       }
-      this.#writer.exec("COMMIT");
+      this.#writer.run("COMMIT");
     } catch (error) {
-      if (this.#writer.inTransaction) this.#writer.exec("ROLLBACK");
+      if (this.#writer.inTransaction) this.#writer.run("ROLLBACK");
       for (const unit of units) unit.reject(error);
       return;
     }
@@ -177,7 +177,7 @@ async function inUnit<T>(database: Connection, work: (transaction: SqlTransactio
   };
   const transaction: SqlTransaction = {
     run: async (sql, ...parameters) => alive().run(sql, parameters),
-    get: async (sql, ...parameters) => alive().all(sql, parameters)[0],
+    get: async (sql, ...parameters) => alive().get(sql, parameters),
     all: async (sql, ...parameters) => alive().all(sql, parameters),
   };
   try {
@@ -206,8 +206,12 @@ class Connection {
     guarded(this.#file, () => this.#database.exec(sql));
   }
 
-  run(sql: string, parameters: readonly SqlValue[]): { readonly changes: number } {
+  run(sql: string, parameters: readonly SqlValue[] = []): { readonly changes: number } {
     return guarded(this.#file, () => ({ changes: Number(this.#prepared(sql).run(...(parameters as readonly SQLInputValue[])).changes) }));
+  }
+
+  get(sql: string, parameters: readonly SqlValue[]): SqlRow | undefined {
+    return guarded(this.#file, () => this.#prepared(sql).get(...(parameters as readonly SQLInputValue[])));
   }
 
   all(sql: string, parameters: readonly SqlValue[]): readonly SqlRow[] {
