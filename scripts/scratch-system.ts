@@ -5,6 +5,7 @@ import { systemClock } from "#pki/clock.ts";
 import { SignetError } from "#pki/errors.ts";
 import { requestOverMutualTls } from "#pki/http-client.ts";
 import { EnrolledIdentity } from "#pki/identity.ts";
+import type { KeyType } from "#pki/keys.ts";
 import { MutualAgent } from "#pki/mtls.ts";
 import { caRoutes } from "#pki/protocol-ca.ts";
 import { kmsRoutes } from "#pki/protocol-kms.ts";
@@ -115,10 +116,10 @@ export function issueKmsToken(operator: Caller): Promise<IssuedToken> {
   return operator.json("POST", caRoutes.tokens, { name: "kms", kind: "service", dns: ["localhost"], ip: ["127.0.0.1"] });
 }
 
-/** Enrols a party of a new name: key and CSR of its own, a one-time token from the operator. */
-export async function enroll(ca: CaReady, operator: Caller, name: string, kind: "agent" | "service" = "agent", directory?: string): Promise<EnrolledIdentity> {
-  const { token } = await operator.json<IssuedToken>("POST", caRoutes.tokens, { name, kind });
-  const party = await EnrolledIdentity.enroll({ caUrl: ca.enrolmentUrl, rootFingerprint: ca.rootFingerprint, name, token, ...(directory === undefined ? {} : { directory }) });
+/** Enrols an agent of a new name: key and CSR of its own, a one-time token from the operator. */
+export async function enroll(ca: CaReady, operator: Caller, name: string, options: { readonly directory?: string; readonly keyType?: KeyType } = {}): Promise<EnrolledIdentity> {
+  const { token } = await operator.json<IssuedToken>("POST", caRoutes.tokens, { name, kind: "agent" });
+  const party = await EnrolledIdentity.enroll({ caUrl: ca.enrolmentUrl, rootFingerprint: ca.rootFingerprint, name, token, ...options });
   party.startRevocationRefresh();
   return party;
 }
@@ -159,7 +160,7 @@ export class ScratchSystem {
     const authority = new Caller(await openOperator(directory), ca.ready.mutualUrl, "ca");
     const { token } = await issueKmsToken(authority);
     const kms = await startKms(directory, ca.ready, token);
-    const agent = await enroll(ca.ready, authority, "bench", "agent", path.join(directory, "bench"));
+    const agent = await enroll(ca.ready, authority, "bench", { directory: path.join(directory, "bench") });
     const caller = new Caller(agent, kms.ready.url, "kms");
     await untilServed(caller, kmsRoutes.whoami);
     caller.close();
@@ -168,7 +169,7 @@ export class ScratchSystem {
 
   /** Enrols another agent, its files in a directory of its name. */
   enroll(name: string): Promise<EnrolledIdentity> {
-    return enroll(this.ca.ready, this.authority, name, "agent", path.join(this.directory, name));
+    return enroll(this.ca.ready, this.authority, name, { directory: path.join(this.directory, name) });
   }
 
   /** PEM texts with which an agent authenticates. */

@@ -259,7 +259,7 @@ export async function tortureKms(options: TortureOptions): Promise<RuleResult[]>
     const operatorParty = await openOperator(options.directory);
     const authority = new Caller(operatorParty, ca.ready.mutualUrl, "ca");
     const { token } = await issueKmsToken(authority);
-    const agentParty = await enroll(ca.ready, authority, "torture");
+    const agentParty = await enroll(ca.ready, authority, "torture", { keyType: "ec-p256" });
     const subject = new KmsUnderTorture({
       root: options.directory,
       ca: ca.ready,
