@@ -126,10 +126,11 @@ class EntryWriter {
   #length: number;
   readonly #before: Buffer;
   readonly #after: Buffer;
-  /** Header and date of a Time, by the second that the day begins with. */
+  /** Element of some time of each day. */
   readonly #days = new Map<number, Uint8Array>();
   #day = Number.NaN;
-  #dayOctets: Uint8Array = new Uint8Array();
+  #seconds = Number.NaN;
+  #timeOctets: Uint8Array = new Uint8Array();
 
   constructor(before: readonly Uint8Array[], after: Buffer) {
     this.#before = Buffer.concat(before);
@@ -141,68 +142,47 @@ class EntryWriter {
   write(entries: Iterable<RevokedEntry> | PackedRevocations): Buffer {
     if (entries instanceof PackedRevocations) {
       const { serialOctets, serials, revocationTimes, reasons } = entries;
-      // Most entries have no reason, and a time of 15 octets: what they need is known before they are written.
       const withReason = reasons.reduce((sum, reason) => sum + (reason === 0 ? 0 : reasonExtension.length), 0);
       this.#reserve(revocationTimes.length * (serialOctets + 5 + 17) + withReason);
-      for (let i = 0; i < revocationTimes.length; i++) {
-        this.#entry(serials, i * serialOctets, (i + 1) * serialOctets, revocationTimes[i] as number, reasons[i] as number);
+      const buffer = this.#buffer;
+      let at = this.#length;
+      for (let i = 0, start = 0; i < revocationTimes.length; i++, start += serialOctets) {
+        at = writeEntry(buffer, at, serials, start, start + serialOctets, this.#time(revocationTimes[i] as number), reasons[i] as number);
       }
+      this.#length = at;
     } else {
       for (const { serialNumber, revocationDate, reason } of entries) {
         this.#reserve(entryOctetsLimit);
         const serial = Buffer.from(serialNumber, "hex");
         if (serial.length === 0 || serial.length > 20 || serial.length * 2 !== serialNumber.length) throw new SignetError("internal", "Not a serial number in hex.", { details: { serialNumber } });
-        this.#entry(serial, 0, serial.length, Math.floor(revocationDate.getTime() / 1000), reason === undefined ? 0 : reasonCodes.indexOf(reason));
+        const time = this.#time(Math.floor(revocationDate.getTime() / 1000));
+        this.#length = writeEntry(this.#buffer, this.#length, serial, 0, serial.length, time, reason === undefined ? 0 : reasonCodes.indexOf(reason));
       }
     }
     return this.#finish();
   }
 
-  #entry(serials: Uint8Array, serialStart: number, serialEnd: number, seconds: number, reason: number): void {
-    let start = serialStart;
-    while (start < serialEnd - 1 && serials[start] === 0) start++;
-    const padding = (serials[start] as number) >= 0x80 ? 1 : 0;
-    const serialLength = serialEnd - start + padding;
-    const buffer = this.#buffer;
-    const entry = this.#length;
-    buffer[entry] = tag.sequence;
-    buffer[entry + 2] = tag.integer;
-    buffer[entry + 3] = serialLength;
-    let at = entry + 4;
-    if (padding === 1) buffer[at++] = 0;
-    while (start < serialEnd) buffer[at++] = serials[start++] as number;
-    at = this.#time(at, seconds);
-    if (reason !== 0) {
-      for (let i = 0; i < 13; i++) buffer[at++] = reasonExtension[i] as number;
-      buffer[at++] = reason;
-    }
-    buffer[entry + 1] = at - entry - 2;
-    this.#length = at;
-  }
-
-  /** Writes a time and returns the offset behind it. The header and the date are those of the day, which few entries are the first of. */
-  #time(offset: number, seconds: number): number {
-    const buffer = this.#buffer;
-    const ofDay = ((seconds % 86_400) + 86_400) % 86_400;
-    const day = seconds - ofDay;
+  /** Element of a time. Header and date are kept for the day, and the whole for the second, since a CRL has few days and often runs of one second. */
+  #time(seconds: number): Uint8Array {
+    if (seconds === this.#seconds) return this.#timeOctets;
+    const day = Math.floor(seconds / 86_400);
     if (day !== this.#day) {
+      let octets = this.#days.get(day);
+      if (octets === undefined) this.#days.set(day, (octets = encodeTime(new Date(day * 86_400_000))));
+      this.#timeOctets = octets;
       this.#day = day;
-      this.#dayOctets = this.#days.get(day) ?? encodeTime(new Date(day * 1000)).subarray(0, -7);
-      this.#days.set(day, this.#dayOctets);
     }
-    let at = offset;
-    for (let i = 0; i < this.#dayOctets.length; i++) buffer[at++] = this.#dayOctets[i] as number;
-    const hour = Math.trunc(ofDay / 3600);
-    const minute = Math.trunc(ofDay / 60) % 60;
-    const second = ofDay % 60;
-    buffer[at++] = 0x30 + Math.trunc(hour / 10);
-    buffer[at++] = 0x30 + (hour % 10);
-    buffer[at++] = 0x30 + Math.trunc(minute / 10);
-    buffer[at++] = 0x30 + (minute % 10);
-    buffer[at++] = 0x30 + Math.trunc(second / 10);
-    buffer[at++] = 0x30 + (second % 10);
-    buffer[at++] = 0x5a;
-    return at;
+    this.#seconds = seconds;
+    // The element of the day is written over: its time of day is always set before it is read.
+    const octets = this.#timeOctets;
+    let rest = (seconds - day * 86_400) | 0;
+    for (let end = octets.length - 1; end > octets.length - 7; end -= 2) {
+      const two = rest % 60;
+      rest = (rest / 60) | 0;
+      octets[end - 1] = 0x30 + (two % 10);
+      octets[end - 2] = 0x30 + ((two / 10) | 0);
+    }
+    return octets;
   }
 
   #reserve(octets: number): void {
@@ -228,4 +208,25 @@ class EntryWriter {
     writeHeader(this.#buffer, start, tag.sequence, contentLength);
     return asBuffer(this.#buffer.subarray(start, this.#length));
   }
+}
+
+/** Writes one entry at `at` and returns the offset behind it. Every length in it is short (X.690 section 8.1.3.4). */
+function writeEntry(buffer: Uint8Array, entry: number, serials: Uint8Array, serialStart: number, serialEnd: number, time: Uint8Array, reason: number): number {
+  let start = serialStart;
+  while (start < serialEnd - 1 && serials[start] === 0) start++;
+  const padding = (serials[start] as number) >= 0x80 ? 1 : 0;
+  const serialLength = serialEnd - start + padding;
+  let at = entry + 4;
+  buffer[entry] = tag.sequence;
+  buffer[entry + 2] = tag.integer;
+  buffer[entry + 3] = serialLength;
+  if (padding === 1) buffer[at++] = 0;
+  while (start < serialEnd) buffer[at++] = serials[start++] as number;
+  for (let i = 0; i < time.length; i++) buffer[at++] = time[i] as number;
+  if (reason !== 0) {
+    for (let i = 0; i < 13; i++) buffer[at++] = reasonExtension[i] as number;
+    buffer[at++] = reason;
+  }
+  buffer[entry + 1] = at - entry - 2;
+  return at;
 }

@@ -44,7 +44,7 @@ interface IssuerRun {
 
 /**
  * A CRL whose encoding has been checked whole, every entry included. The entries stay where they are, in `der`; the index,
- * made at the first look-up, takes 16 to 32 bytes an entry.
+ * made at the first look-up, takes 8 to 16 bytes an entry.
  */
 export class CertificateRevocationList {
   /** Not copied: whoever hands the bytes in must not change them. */
@@ -78,6 +78,8 @@ export class CertificateRevocationList {
   readonly #entriesEnd: number;
   readonly #issuerRuns: readonly IssuerRun[];
   #index: Int32Array | undefined;
+  /** Covers every offset into `der`. */
+  readonly #offsetMask: number;
   #hasDuplicates = false;
 
   private constructor(der: Buffer) {
@@ -117,6 +119,7 @@ export class CertificateRevocationList {
       this.#entriesStart = this.#entriesEnd = 0;
     }
     this.size = walk.size;
+    this.#offsetMask = 2 ** (32 - Math.clz32(this.#entriesEnd)) - 1;
     this.#issuerRuns = walk.issuerRuns;
     this.reasonsPresent = new Set(reasonCodes.filter((reason, number) => reason !== undefined && (walk.reasonBits & (1 << number)) !== 0) as ReasonCode[]);
     this.criticalEntryExtensions = [...walk.critical];
@@ -173,12 +176,14 @@ export class CertificateRevocationList {
     if (this.size === 0) return undefined;
     const bytes = this.der;
     const index = (this.#index ??= this.#buildIndex());
-    const mask = index.length - 1;
+    const slotMask = index.length - 1;
+    const offsetMask = this.#offsetMask;
     const hash = hashOctets(scratch, 0, octets);
-    for (let slot = (hash << 1) & mask; ; slot = (slot + 2) & mask) {
-      const at = index[slot + 1] as number;
-      if (at === 0) return undefined;
-      if (index[slot] !== hash || !sameOctets(bytes, contentOffset(bytes, at) + 2, octets)) continue;
+    for (let slot = (hash >>> 3) & slotMask; ; slot = (slot + 1) & slotMask) {
+      const held = index[slot] as number;
+      if (held === 0) return undefined;
+      const at = held & offsetMask;
+      if (((held ^ hash) & ~offsetMask) !== 0 || !sameOctets(bytes, contentOffset(bytes, at) + 2, octets)) continue;
       if (this.#issuerRuns.length > 0 && !this.#issuerAt(at).equals(certificateIssuer)) continue;
       if (this.#issuerRuns.length === 0 && certificateIssuer !== this.issuer && !certificateIssuer.equals(this.issuer)) return undefined;
       return usualEntry(bytes, at, serialNumber) ?? readEntry(new DerReader(bytes, at, this.#entriesEnd)).entry;
@@ -217,22 +222,24 @@ export class CertificateRevocationList {
   }
 
   /**
-   * Open addressing, half full at most. A slot is two words: the hash of a serial number, and the offset of its entry; 0 is free.
-   * With the hash at hand, a look-up that finds nothing need not touch the list.
+   * Open addressing, half full at most. A slot holds the offset of an entry, 0 where it is free, and above it as many bits of the
+   * hash as 32 leave room for: with them, a look-up that finds nothing seldom has to touch the list.
    */
   #buildIndex(): Int32Array {
     const bytes = this.der;
-    const index = new Int32Array(2 * slotsFor(this.size));
-    const mask = index.length - 1;
+    const index = new Int32Array(slotsFor(this.size));
+    const slotMask = index.length - 1;
+    const offsetMask = this.#offsetMask;
     for (let at = this.#entriesStart; at < this.#entriesEnd; ) {
       const serial = contentOffset(bytes, at);
       const hash = hashOctets(bytes, serial + 2, bytes[serial + 1] as number);
-      let slot = (hash << 1) & mask;
-      for (let other = index[slot + 1] as number; other !== 0; slot = (slot + 2) & mask, other = index[slot + 1] as number) {
-        if (index[slot] === hash && sameSerial(bytes, contentOffset(bytes, other), serial) && this.#issuerAt(other).equals(this.#issuerAt(at))) this.#hasDuplicates = true;
+      let slot = (hash >>> 3) & slotMask;
+      for (let held = index[slot] as number; held !== 0; slot = (slot + 1) & slotMask, held = index[slot] as number) {
+        if (((held ^ hash) & ~offsetMask) !== 0) continue;
+        const other = held & offsetMask;
+        if (sameSerial(bytes, contentOffset(bytes, other), serial) && this.#issuerAt(other).equals(this.#issuerAt(at))) this.#hasDuplicates = true;
       }
-      index[slot] = hash;
-      index[slot + 1] = at;
+      index[slot] = (hash & ~offsetMask) | at;
       at = serial + contentLength(bytes, at);
     }
     return index;
@@ -430,21 +437,30 @@ const nibbles = Int8Array.from({ length: 128 }, (_, code) => "0123456789abcdef".
 function serialOctets(serialNumber: string): number {
   const start = serialNumber.charCodeAt(0) === 0x2d ? 1 : 0;
   const digits = serialNumber.length - start;
-  let wrong = digits === 0 || digits % 2 !== 0 || digits > 252 ? -1 : 0;
+  if (digits === 0 || digits % 2 !== 0 || digits > 252) return refuseSerialNumber();
   // A positive number with the high bit set is written with a zero octet in front.
   let length = start === 0 && (nibbles[serialNumber.charCodeAt(0) & 0x7f] as number) >= 8 ? 1 : 0;
   scratch[0] = 0;
-  for (let at = start; at < serialNumber.length && wrong === 0; at += 2) {
-    const [one, other] = [serialNumber.charCodeAt(at), serialNumber.charCodeAt(at + 1)];
+  let characters = 0;
+  let wrong = 0;
+  for (let at = start; at < serialNumber.length; at += 2) {
+    const one = serialNumber.charCodeAt(at);
+    const other = serialNumber.charCodeAt(at + 1);
     const octet = ((nibbles[one & 0x7f] as number) << 4) | (nibbles[other & 0x7f] as number);
-    wrong = (octet < 0 ? -1 : 0) | ((one | other) >> 7);
+    characters |= one | other;
+    wrong |= octet;
     scratch[length++] = octet;
   }
+  if (wrong < 0 || characters > 0x7f) return refuseSerialNumber();
+  // Two's complement in the fewest octets, as the INTEGER is written.
   const first = scratch[0] as number;
-  if (start === 1 ? first < 0x80 : first === 0 && length > 1 && (scratch[1] as number) < 0x80) wrong = -1;
-  // A zero octet may stand in front only where the first digit asks for it.
-  if (wrong !== 0 || (start === 0 && digits > 2 && serialNumber.startsWith("00"))) throw new SignetError("request-malformed", "A serial number is lower-case hex of whole octets, without leading zero octets.");
+  const second = length > 1 ? (scratch[1] as number) : 0x80;
+  if (start === 1 ? first < 0x80 || (first === 0xff && second >= 0x80 && length > 1) : first === 0 && (second < 0x80 || digits === 2 * length) && length > 1) return refuseSerialNumber();
   return length;
+}
+
+function refuseSerialNumber(): never {
+  throw new SignetError("request-malformed", "A serial number is lower-case hex of whole octets, without leading zero octets.");
 }
 
 /** Whether the INTEGER content at `at` is what `scratch` holds; its header is the two octets before. */
