@@ -200,7 +200,8 @@ async function print(outcome: Outcome, json: boolean, stdout: Writable): Promise
 
 function progressOn(terminal: Terminal, json: boolean): Invocation["progress"] {
   return async (line, work) => {
-    if (json || terminal.stderr.isTTY !== true) return work(() => {});
+    // A terminal that tells no width (a pseudo-terminal without a window) cannot be drawn on.
+    if (json || terminal.stderr.isTTY !== true || !((terminal.stderr as NodeJS.WriteStream).columns > 0)) return work(() => {});
     const { default: ora } = await import("ora");
     const spinner = ora({ text: line, stream: terminal.stderr as NodeJS.WriteStream, discardStdin: false }).start();
     try {

@@ -24,7 +24,8 @@ const tableColumns = 114;
 const plainColumns = 120;
 
 export function openTerminal(out: NodeJS.WriteStream): Terminal {
-  const live = out.isTTY === true;
+  // A terminal that tells no width (a pseudo-terminal without a window) cannot be drawn on: lines are written as to a file.
+  const live = out.isTTY === true && out.columns > 0;
   const columns = (): number => (live ? Math.max(40, out.columns || 80) : plainColumns);
   const paint = (style: Style, text: string): string => styleText(style, text, { stream: out });
   let stopped = false;
