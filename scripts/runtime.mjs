@@ -68,6 +68,9 @@ export function runInForeground(args) {
   // A terminal sends Ctrl-C to the whole group; the child decides when to stop, and we wait for it.
   process.on("SIGINT", () => {});
   for (const signal of /** @type {const} */ (["SIGTERM", "SIGHUP"])) process.on(signal, () => child.kill(signal));
+  // npm starts us through a shell that dies of a signal to npm and passes nothing on; what we run must not outlive it.
+  const parent = process.ppid;
+  if (process.env["npm_lifecycle_event"] !== undefined) setInterval(() => process.ppid === parent || child.kill("SIGTERM"), 250).unref();
   child.on("error", (error) => {
     process.stderr.write(`signet: cannot start ${error.message}\n`);
     process.exit(1);

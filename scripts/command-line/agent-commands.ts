@@ -1,3 +1,5 @@
+import { rmdir } from "node:fs/promises";
+import path from "node:path";
 import { Option } from "commander";
 import type { Role } from "#pki/certificate-profile.ts";
 import { systemClock } from "#pki/clock.ts";
@@ -30,13 +32,18 @@ export function defineAgentCommands(definition: Definition): void {
     if (EnrolledIdentity.isAt(directory)) throw new SignetError("already-exists", `${directory} holds an identity already. Nothing was touched.`, { details: { next: "Choose another name, or another directory with --identity." } });
     const { caUrl, rootFingerprint } = pinnedCa(invocation, options);
     const token = await readSecret(options.tokenFile, "token", invocation);
-    const identity = await invocation.progress(`Enrolling ${name}`, async () => {
-      const enrolled = await EnrolledIdentity.enroll({ caUrl, rootFingerprint, name, token, directory, keyType: options.keyType });
-      if (enrolled.identity.kind === "agent") await enrolled.enrollServerRole();
-      return enrolled;
+    return invocation.progress(`Enrolling ${name}`, async () => {
+      const identity = await enrollInto(directory, { caUrl, rootFingerprint, name, token, keyType: options.keyType });
+      try {
+        await completeRoles(identity);
+        return shown(identity, directory);
+      } catch (error) {
+        if (!(error instanceof SignetError)) throw error;
+        throw new SignetError(error.code, `${name} is enrolled, but its certificate for links is missing: ${error.message}`, { cause: error, details: { ...error.details, next: `Finish with \`npx signet agent renew ${name}\`.` } });
+      } finally {
+        identity.stop();
+      }
     });
-    identity.stop();
-    return shown(identity, directory);
   });
 
   const renew = definition
@@ -47,9 +54,9 @@ export function defineAgentCommands(definition: Definition): void {
     const directory = identityDirectory(invocation, { ...options, as: name });
     return withIdentity(directory, async (identity) => {
       if (options.role !== undefined && !identity.hasRole(options.role)) throw usageError(`${name} has no certificate of the role ${options.role}`);
-      for (const role of roles) {
-        if (identity.hasRole(role) && (options.role ?? role) === role) await identity.renew(role);
-      }
+      const wanted = roles.filter((role) => identity.hasRole(role) && (options.role ?? role) === role);
+      for (const role of wanted) await identity.renew(role);
+      await completeRoles(identity);
       return shown(identity, directory);
     });
   });
@@ -68,6 +75,21 @@ export function defineAgentCommands(definition: Definition): void {
       return shown(identity, directory, { accepted: `by the KMS, as ${uri} with certificate ${certificate.serialNumber}` });
     });
   });
+}
+
+/** Enrols, and leaves no empty directory behind where that fails. */
+async function enrollInto(directory: string, i: Omit<Parameters<typeof EnrolledIdentity.enroll>[0], "directory">): Promise<EnrolledIdentity> {
+  try {
+    return await EnrolledIdentity.enroll({ ...i, directory });
+  } catch (error) {
+    for (const made of [directory, path.dirname(directory)]) await rmdir(made).catch(() => {});
+    throw error;
+  }
+}
+
+/** Agents answer links of other agents, for which they have a certificate of the server role too. */
+async function completeRoles(identity: EnrolledIdentity): Promise<void> {
+  if (identity.identity.kind === "agent" && !identity.hasRole("server")) await identity.enrollServerRole();
 }
 
 /** The CA to enrol with. The fingerprint is what the first contact is checked against, so it never comes from the network. */

@@ -74,7 +74,7 @@ async function check(invocation: Invocation, file: string, options: CheckOptions
   } catch (error) {
     // Exit code 5 says "revoked" here, and nothing else may say it.
     if (!(error instanceof SignetError) || error.exitCode === 1) throw error;
-    return { json: { verdict: "unknown", problem: error.code, detail: error.message }, text: `cannot tell: ${error.code}: ${error.message}`, exitCode: exitCodes.unknown };
+    return { json: { verdict: "unknown", problem: error.code, detail: error.message }, text: `cannot tell: ${error.code}: ${error.message}${error.code === "path-not-found" ? " Name the certificate of its issuer with --intermediate FILE, and the root with --trust FILE." : ""}`, exitCode: exitCodes.unknown };
   }
 }
 
@@ -138,7 +138,7 @@ function verdict(statuses: readonly RevocationStatus[], offered: readonly Offere
     json: { verdict: answer, at: now.toISOString(), certificates: statuses, refusedCrls: refused },
     text: [
       answer === "unknown" ? `cannot tell: ${refused[0]?.problem ?? own?.problem ?? "crl-missing"}` : answer,
-      ...statuses.map((status) => `\n${formatDescription({ ...status })}`),
+      ...statuses.map(({ crl, ...status }) => `\n${formatDescription({ ...status, ...crl })}`),
       ...refused.map(({ from, problem }) => `\n${from}: not used: ${problem}`),
     ].join("\n"),
     exitCode: exitCodes[answer],

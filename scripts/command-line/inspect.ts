@@ -139,7 +139,7 @@ export function formatDescription(description: Readonly<Record<string, unknown>>
 
 /** Rows under their headings, in aligned columns that `awk` can cut too. */
 export function formatTable(headings: readonly string[], rows: readonly (readonly string[])[]): string {
-  const all = [headings.map((heading) => heading.toUpperCase().replaceAll(" ", "-")), ...rows];
+  const all = [headings.map((heading) => heading.replaceAll(/([a-z])([A-Z])/g, "$1 $2").toUpperCase().replaceAll(" ", "-")), ...rows];
   const widths = headings.map((_, column) => Math.max(...all.map((row) => row[column]?.length ?? 0)));
   return all.map((row) => row.map((cell, column) => printable(cell).padEnd(widths[column] ?? 0)).join("  ").trimEnd()).join("\n");
 }

@@ -1,7 +1,7 @@
-import { Option, type Command } from "commander";
+import { InvalidArgumentError, Option, type Command } from "commander";
 import type { GroupKey, KmsClient } from "#agents/kms-client.ts";
 import { identityUri } from "#pki/certificate-profile.ts";
-import { keyAlgorithms, keyRevocationReasons, type EncryptionContext, type KeyAlgorithm, type KeyDescription, type KeyRevocationReason } from "#pki/protocol-kms.ts";
+import { keyAlgorithms, keyNamePattern, keyRevocationReasons, type EncryptionContext, type KeyAlgorithm, type KeyDescription, type KeyRevocationReason } from "#pki/protocol-kms.ts";
 import { readInput, readSecret, writeWhole } from "./files.ts";
 import { formatDescription, formatTable } from "./inspect.ts";
 import { collect, parseInteger, usageError, type Definition, type Invocation, type Outcome } from "./program.ts";
@@ -46,10 +46,11 @@ export function defineKmsCommands(definition: Definition): void {
   );
 
   const key = definition.group(kms, "key", "AES-256 keys");
-  const create = asCaller(newKeyOptions(definition.command(key, "create <name>", "make a key, which its creator owns", "npx signet kms key create team --as alice --reader bob --reader carol")));
+  const keyCommand = (verb: string, summary: string, example: string): Command => definition.command(key, verb, summary, example).argument("<name>", "name of the key", keyName);
+  const create = asCaller(newKeyOptions(keyCommand("create", "make a key, which its creator owns", "npx signet kms key create team --as alice --reader bob --reader carol")));
   handle(create, (invocation: Invocation, name: string, options: NewKeyOptions) => withKms(invocation, options, async (client, identity) => described(await client.createKey(name, newKey(options, identity.identity.trustDomain)))));
 
-  const bringIn = asCaller(newKeyOptions(definition.command(key, "import <name>", "bring in 32 octets of existing material", "head -c 32 /dev/urandom > team.key\nnpx signet kms key import team --as alice --in team.key"))).requiredOption("--in <file>", "file with the 32 octets (- for stdin)");
+  const bringIn = asCaller(newKeyOptions(keyCommand("import", "bring in 32 octets of existing material", "head -c 32 /dev/urandom > team.key\nnpx signet kms key import team --as alice --in team.key"))).requiredOption("--in <file>", "file with the 32 octets (- for stdin)");
   handle(bringIn, async (invocation: Invocation, name: string, options: NewKeyOptions & { readonly in: string }) => {
     const material = await readInput(options.in, invocation);
     if (material.length !== 32) throw usageError(`${options.in} holds ${material.length} octets, not the 32 of an AES-256 key`);
@@ -64,7 +65,7 @@ export function defineKmsCommands(definition: Definition): void {
     }),
   );
 
-  const show = asCaller(definition.command(key, "show <name>", "show a key and its versions, never its material", "npx signet kms key show team --as alice"));
+  const show = asCaller(keyCommand("show", "show a key and its versions, never its material", "npx signet kms key show team --as alice"));
   handle(show, (invocation: Invocation, name: string, caller: Caller) =>
     withKms(invocation, caller, async (client) => {
       const description = await client.describeKey(name);
@@ -74,7 +75,7 @@ export function defineKmsCommands(definition: Definition): void {
     }),
   );
 
-  const get = asCaller(definition.command(key, "get <name>", "fetch the 32 octets of a key: to a file, or to a pipe", "npx signet kms key get team --as alice --out team.key"))
+  const get = asCaller(keyCommand("get", "fetch the 32 octets of a key: to a file, or to a pipe", "npx signet kms key get team --as alice --out team.key"))
     .option("--version <number>", "version to fetch (default: the latest)", parseInteger(1, 999_999_999))
     .option("--out <file>", "file for the octets (mode 0600)");
   handle(get, async (invocation: Invocation, name: string, options: Caller & { readonly version?: number; readonly out?: string }) => {
@@ -82,10 +83,10 @@ export function defineKmsCommands(definition: Definition): void {
     return withKms(invocation, options, async (client) => material(await client.material(name, options.version), options.out));
   });
 
-  const rotate = asCaller(definition.command(key, "rotate <name>", "make the next version; older ones only open", "npx signet kms key rotate team --as alice"));
+  const rotate = asCaller(keyCommand("rotate", "make the next version; older ones only open", "npx signet kms key rotate team --as alice"));
   handle(rotate, (invocation: Invocation, name: string, caller: Caller) => withKms(invocation, caller, async (client) => described(await client.rotateKey(name))));
 
-  const revoke = asCaller(definition.command(key, "revoke <name>", "revoke a key: nothing is sealed or opened under it again", "npx signet kms key revoke team --as alice --reason keyCompromise")).addOption(
+  const revoke = asCaller(keyCommand("revoke", "revoke a key: nothing is sealed or opened under it again", "npx signet kms key revoke team --as alice --reason keyCompromise")).addOption(
     new Option("--reason <reason>", "why").choices(keyRevocationReasons).default("unspecified"),
   );
   handle(revoke, (invocation: Invocation, name: string, options: Caller & { readonly reason: KeyRevocationReason }) =>
@@ -95,7 +96,7 @@ export function defineKmsCommands(definition: Definition): void {
     }),
   );
 
-  const destroy = asCaller(definition.command(key, "destroy <name>", "destroy a compromised key at once and for good", "npx signet kms key destroy team --as alice --confirm team")).requiredOption("--confirm <name>", "the key's name once more: there is no way back");
+  const destroy = asCaller(keyCommand("destroy", "destroy a compromised key at once and for good", "npx signet kms key destroy team --as alice --confirm team")).requiredOption("--confirm <name>", "the key's name once more: there is no way back");
   handle(destroy, (invocation: Invocation, name: string, options: Caller & { readonly confirm: string }) => {
     if (options.confirm !== name) throw usageError(`--confirm ${options.confirm} is not the key's name`, `Type --confirm ${name} if that is what you mean.`);
     return withKms(invocation, options, async (client) => {
@@ -104,7 +105,7 @@ export function defineKmsCommands(definition: Definition): void {
     });
   });
 
-  const encrypt = cipherOptions(definition.command(key, "encrypt <name>", "encrypt at the KMS with AES-256-GCM", "echo hello | npx signet kms key encrypt team --as alice --out hello.sealed"));
+  const encrypt = cipherOptions(keyCommand("encrypt", "encrypt at the KMS with AES-256-GCM", "echo hello | npx signet kms key encrypt team --as alice --out hello.sealed"));
   handle(encrypt, async (invocation: Invocation, name: string, options: CipherOptions) => {
     if (options.out === undefined && !invocation.json && invocation.terminal.stdout.isTTY === true) throw usageError("a ciphertext is octets, which are not written to a terminal", "Add --out FILE or --json, or pipe it on.");
     const plaintext = await readInput(options.in, invocation);
@@ -114,7 +115,7 @@ export function defineKmsCommands(definition: Definition): void {
     });
   });
 
-  const decrypt = cipherOptions(definition.command(key, "decrypt <name>", "decrypt what encrypt made, with the same context", "npx signet kms key decrypt team --as alice --in hello.sealed"));
+  const decrypt = cipherOptions(keyCommand("decrypt", "decrypt what encrypt made, with the same context", "npx signet kms key decrypt team --as alice --in hello.sealed"));
   handle(decrypt, async (invocation: Invocation, name: string, options: CipherOptions) => {
     const ciphertext = await readInput(options.in, invocation);
     return withKms(invocation, options, async (client) => {
@@ -123,6 +124,11 @@ export function defineKmsCommands(definition: Definition): void {
       return written({ key: name, version, plaintext: Buffer.from(plaintext).toString("base64") }, "plaintext", plaintext, options.out);
     });
   });
+}
+
+function keyName(text: string): string {
+  if (!keyNamePattern.test(text)) throw new InvalidArgumentError("Names are 1 to 63 of a-z, 0-9, '.', '_' and -, and begin with a letter or digit.");
+  return text;
 }
 
 /** Options that say as whom a command speaks, and to which KMS. */

@@ -7,7 +7,7 @@ import { SignetError, toProblem, type ErrorCode } from "#pki/errors.ts";
 export interface Terminal {
   readonly stdin: Readable & { readonly isTTY?: boolean };
   readonly stdout: Writable & { readonly isTTY?: boolean };
-  readonly stderr: Writable & { readonly isTTY?: boolean };
+  readonly stderr: Writable & { readonly isTTY?: boolean; readonly columns?: number };
 }
 
 /** What a command leaves on stdout: with --json its one object, else octets as they are, else text; nothing where it has written its output itself. */
@@ -149,7 +149,6 @@ export function asSignetError(error: unknown, usageHint: () => string = () => "A
 const nextStep: Partial<Record<ErrorCode, string>> = {
   "remote-unreachable": "Start the services with `npm start`.",
   "tls-refused": "Check that the address is the service's and that the certificate is not expired or revoked: `npx signet agent whoami NAME`.",
-  "not-permitted": "Keys are for their owner and readers: say as whom with --as NAME.",
   "token-invalid": "Tokens work once and not for long: make a new one with `npx signet ca token NAME`.",
   "certificate-revoked": "Enrol again with a new token: `npx signet ca token NAME`.",
   "certificate-expired": "Enrol again with a new token: `npx signet ca token NAME`.",
@@ -200,8 +199,8 @@ async function print(outcome: Outcome, json: boolean, stdout: Writable): Promise
 
 function progressOn(terminal: Terminal, json: boolean): Invocation["progress"] {
   return async (line, work) => {
-    // A terminal that tells no width (a pseudo-terminal without a window) cannot be drawn on.
-    if (json || terminal.stderr.isTTY !== true || !((terminal.stderr as NodeJS.WriteStream).columns > 0)) return work(() => {});
+    // A terminal that tells no width (a pseudo-terminal without a window) cannot be drawn on: ora would clear lines without end.
+    if (json || terminal.stderr.isTTY !== true || !((terminal.stderr.columns ?? 0) > 0)) return work(() => {});
     const { default: ora } = await import("ora");
     const spinner = ora({ text: line, stream: terminal.stderr as NodeJS.WriteStream, discardStdin: false }).start();
     try {

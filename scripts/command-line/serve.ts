@@ -138,7 +138,10 @@ async function inForeground(invocation: Invocation, start: (signal: AbortSignal,
   const ended = await Promise.race([asked, ...running.map(async (service) => ({ service, how: await service.exit }))]);
   const others = running.length - 1;
   await stopAll();
-  if (ended === undefined || abort.signal.aborted) return {};
+  if (ended === undefined || abort.signal.aborted) {
+    if (!invocation.json) invocation.terminal.stdout.write("Stopped.\n");
+    return {};
+  }
   throw new SignetError("internal", `The ${ended.service.name} ${describeExit(ended.how)}${others === 0 ? "" : "; the rest was stopped as well"}.`, { details: { next: `See ${ended.service.logFile}.` } });
 }
 

@@ -49,6 +49,9 @@ export async function withKms<T>(invocation: Invocation, options: Caller, use: (
     });
     try {
       return await use(new KmsClient({ url, agent }), identity);
+    } catch (error) {
+      if (!(error instanceof SignetError) || error.code !== "not-permitted" || identity.identity.kind !== "operator") throw error;
+      throw new SignetError(error.code, error.message, { cause: error, details: { ...error.details, next: "Operators own and read no keys: say as which agent with --as NAME." } });
     } finally {
       agent.destroy();
     }
