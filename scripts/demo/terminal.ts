@@ -47,7 +47,7 @@ export function openTerminal(out: NodeJS.WriteStream): Terminal {
     return lines.join(`\n${" ".repeat(indent)}`);
   };
 
-  const spinner = live ? ora({ stream: out, discardStdin: false, color: out.hasColors() ? "cyan" : false }) : undefined;
+  const spinner = live ? ora({ stream: out, discardStdin: false, color: process.env["NO_COLOR"] ? false : "cyan" }) : undefined;
   const running = new Map<string, Attack>();
   const showRunning = (): void => {
     if (spinner === undefined || stopped) return;
