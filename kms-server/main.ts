@@ -80,9 +80,9 @@ function readArguments(argv: readonly string[]): Arguments | undefined {
 async function openData(data: string) {
   const directory = path.join(data, "kms");
   const unsealFile = path.join(data, "unseal", "kms.key");
-  if (DataDirectory.inspect(directory, format) === "empty") {
+  if (DataDirectory.inspect(directory, format) !== "ours") {
     const held = await DataDirectory.initialise(directory, format, async (held) => {
-      // What a start that was killed half-way left behind sealed nothing yet, and is taken up.
+      // What a start that was killed half-way left sealed nothing yet, and is taken up.
       if (!existsSync(unsealFile)) await createUnsealKey(unsealFile);
       await openSqlite(held.file("kms.sqlite")).close();
     });
@@ -208,13 +208,23 @@ async function settleRevocation(identity: EnrolledIdentity, log: Log): Promise<v
 }
 
 const log = createLog("kms");
+
+/** One plain line for a refusal; only a defect is logged with its stack. */
+function fail(error: unknown): never {
+  if (error instanceof SignetError) {
+    process.stderr.write(`signet kms: ${error.code}: ${error.message}\n`);
+    process.exit(error.exitCode);
+  }
+  log.fatal({ err: error }, "a defect stopped the service");
+  process.exit(2);
+}
+
+process.on("uncaughtException", fail);
 try {
   const options = readArguments(process.argv.slice(2));
   if (options === undefined) process.stdout.write(usage);
   else await serve(options, log);
   process.exit(0);
 } catch (error) {
-  const known = error instanceof SignetError ? error : new SignetError("internal", "The service failed.", { cause: error });
-  log.fatal({ err: error, code: known.code }, known.message);
-  process.exit(known.exitCode);
+  fail(error);
 }

@@ -1,5 +1,7 @@
-import { mkdir, open, readFile, stat } from "node:fs/promises";
+import { randomBytes } from "node:crypto";
+import { link, mkdir, open, readFile, rm, stat } from "node:fs/promises";
 import path from "node:path";
+import { temporarySuffix } from "./durable-file.ts";
 import { SignetError } from "./errors.ts";
 import { SecretKey } from "./keys.ts";
 
@@ -7,18 +9,22 @@ import { SecretKey } from "./keys.ts";
 const unsealKeyLength = 32;
 
 /**
- * Makes a new unseal key in a file of mode 0600, which is durable when this resolves. Never replaces one that is there.
+ * Makes a new unseal key in a file of mode 0600, which is whole from the moment it has its name, and durable when this resolves. Never
+ * replaces one that is there.
  * @throws SignetError unseal-failed
  */
 export async function createUnsealKey(file: string): Promise<SecretKey> {
   const key = SecretKey.random(unsealKeyLength);
+  const temporary = `${file}.${randomBytes(6).toString("hex")}${temporarySuffix}`;
   try {
     await mkdir(path.dirname(file), { recursive: true, mode: 0o700 });
-    await using handle = await open(file, "wx", 0o600);
-    await handle.writeFile(key.reveal("local-use"));
-    await handle.sync();
+    await writeKey(temporary, key);
+    // A link, unlike a rename, fails where the name is taken.
+    await link(temporary, file);
+    await rm(temporary);
     await syncDirectory(path.dirname(file));
   } catch (cause) {
+    await rm(temporary, { force: true });
     throw new SignetError("unseal-failed", `The unseal key ${file} cannot be created; one that exists is never replaced.`, { cause });
   }
   return key;
@@ -43,6 +49,12 @@ export async function readUnsealKey(file: string): Promise<SecretKey> {
   const key = SecretKey.from(bytes);
   bytes.fill(0);
   return key;
+}
+
+async function writeKey(file: string, key: SecretKey): Promise<void> {
+  await using handle = await open(file, "wx", 0o600);
+  await handle.writeFile(key.reveal("local-use"));
+  await handle.sync();
 }
 
 async function syncDirectory(directory: string): Promise<void> {

@@ -23,13 +23,24 @@ test.each<[string, string, (kms: string) => void]>([
   const before = snapshot(directory);
   const outcome = await startService("kms-server/main.ts", ["--data", directory]).then(() => undefined, (error: unknown) => error);
   expect(outcome).toBeInstanceOf(ServiceRefused);
-  expect(outcome).toMatchObject({ exitCode: 1, log: expect.stringContaining(`"code":"${code}"`) });
+  expect(outcome).toMatchObject({ exitCode: 1, log: expect.stringMatching(new RegExp(`^signet kms: ${code}: .+\\n$`)) });
   expect(snapshot(directory)).toEqual(before);
 });
 
-test.each([[["--data", "x", "--port", "70000"]], [["--data", "x", "--token", "in-argv"]]])("arguments that do not parse are refused with 1: %j", async (args) => {
+test.each([[["--data", "x", "--port", "70000"]], [["--data", "x", "--token", "in-argv"]]])("arguments that do not parse are refused with 1 and one plain line: %j", async (args) => {
   const outcome = await startService("kms-server/main.ts", args).then(() => undefined, (error: unknown) => error);
-  expect(outcome).toMatchObject({ exitCode: 1, log: expect.stringContaining('"code":"usage"') });
+  expect(outcome).toMatchObject({ exitCode: 1, log: expect.stringMatching(/^signet kms: usage: .+\n$/) });
+});
+
+test("what a killed initialisation left is made anew", async () => {
+  const directory = temporaryDirectory();
+  mkdirSync(path.join(directory, "kms"));
+  writeFileSync(path.join(directory, "kms", "signet-kms.json"), '{"format":"signet-kms","version":1,"complete":false}');
+  writeFileSync(path.join(directory, "kms", "kms.sqlite"), "half");
+  // It gets as far as asking for its identity.
+  const outcome = await startService("kms-server/main.ts", ["--data", directory]).then(() => undefined, (error: unknown) => error);
+  expect(outcome).toMatchObject({ exitCode: 1, log: expect.stringContaining("signet kms: usage: There is no identity") });
+  expect(JSON.parse(readFileSync(path.join(directory, "kms", "signet-kms.json"), "utf8"))).toMatchObject({ complete: true });
 });
 
 // One test, since each start costs; its steps are the rules.

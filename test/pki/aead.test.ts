@@ -1,5 +1,6 @@
+import { spawnSync } from "node:child_process";
 import { createSecretKey } from "node:crypto";
-import { chmodSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, readdirSync, statSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { expect, test } from "vitest";
 import { openAes256Gcm, sealAes256Gcm } from "#pki/aead.ts";
@@ -50,6 +51,15 @@ test("an unseal key is made once, for its owner alone, and read back", async () 
   expect(statSync(file).mode & 0o777).toBe(0o600);
   expect(Buffer.from((await readUnsealKey(file)).reveal("local-use"))).toEqual(Buffer.from(made.reveal("local-use")));
   await expect(createUnsealKey(file)).rejects.toMatchObject({ code: "unseal-failed" });
+});
+
+test.skipIf(process.platform === "win32")("an unseal key that could not be written whole leaves nothing, so that it can be made later", () => {
+  const file = path.join(temporaryDirectory(), "unseal", "ca.key");
+  const script = `import("#pki/unseal.ts").then(({ createUnsealKey }) => createUnsealKey(${JSON.stringify(file)})).catch((error) => process.stdout.write(error.code))`;
+  // A file size limit of 0 fails the first write as a full disk does.
+  const { stdout } = spawnSync("sh", ["-c", 'ulimit -f 0 && exec "$0" -e "$1"', process.execPath, script], { encoding: "utf8" });
+  expect(stdout).toBe("unseal-failed");
+  expect(readdirSync(path.dirname(file))).toEqual([]);
 });
 
 test("an unseal key that is missing, of another length, or readable by others is refused", async () => {
