@@ -178,6 +178,12 @@ export class DerReader {
     return decodeObjectIdentifier(this.bytes, this.contentStart, this.contentEnd);
   }
 
+  /** Passes over an OBJECT IDENTIFIER, which must be well formed, without making a text of it. */
+  skipObjectIdentifier(): void {
+    this.expect(tag.objectIdentifier);
+    checkObjectIdentifier(this.bytes, this.contentStart, this.contentEnd);
+  }
+
   /** BIT STRING of whole octets, as keys and signatures are. */
   readBitStringOctets(identifier: number = tag.bitString): Buffer {
     this.expect(identifier);
@@ -232,20 +238,28 @@ function hexOctet(value: number): string {
 /** Dotted forms of 2.5.29.n, which are most of the object identifiers in a certificate. */
 const extensionOids = Array.from({ length: 128 }, (_, n) => `2.5.29.${n}`);
 
+/** Arcs end inside, take the fewest octets, and are not longer than any that are in use. */
+function checkObjectIdentifier(bytes: Buffer, start: number, end: number): void {
+  if (start === end || (bytes[end - 1] as number) >= 0x80) malformed("OBJECT IDENTIFIER ends inside an arc", start);
+  for (let at = start, arcStart = start; at < end; at++) {
+    if (at === arcStart && bytes[at] === 0x80) malformed("arc not minimal", at);
+    if (at - arcStart >= arcOctetsLimit) malformed("arc too large", arcStart);
+    if ((bytes[at] as number) < 0x80) arcStart = at + 1;
+  }
+}
+
 function decodeObjectIdentifier(bytes: Buffer, start: number, end: number): string {
   if (end - start === 3 && bytes[start] === 0x55 && bytes[start + 1] === 0x1d) {
     const known = extensionOids[bytes[start + 2] as number];
     if (known !== undefined) return known;
   }
-  if (start === end || (bytes[end - 1] as number) >= 0x80) malformed("OBJECT IDENTIFIER ends inside an arc", start);
+  checkObjectIdentifier(bytes, start, end);
   let text = "";
   for (let at = start; at < end; ) {
     const arcStart = at;
-    if (bytes[at] === 0x80) malformed("arc not minimal", at);
     let small = 0;
     while ((bytes[at] as number) >= 0x80) small = small * 128 + ((bytes[at++] as number) & 0x7f);
     small = small * 128 + (bytes[at++] as number);
-    if (at - arcStart > arcOctetsLimit) malformed("arc too large", arcStart);
     const arc = at - arcStart <= 7 ? small : largeArc(bytes, arcStart, at);
     if (arcStart > start) text += `.${arc}`;
     else if (arc < 80) text = `${Math.floor(Number(arc) / 40)}.${Number(arc) % 40}`;

@@ -1,7 +1,7 @@
 /** Extensions of certificates, parsed once into typed values (RFC 5280 section 4.2). */
-import { DerReader, asBuffer, constructedContextTag, contextTag, readSingle, tag } from "./der.ts";
+import { DerReader, asBuffer, constructedContextTag, contextTag, encode, encodeSequence, readSingle, tag } from "./der.ts";
 import { SignetError } from "./errors.ts";
-import { readGeneralName, readGeneralNames } from "./name.ts";
+import { Name, readGeneralName, readGeneralNames } from "./name.ts";
 import type { GeneralName } from "./name.ts";
 import { oid } from "./oids.ts";
 
@@ -234,9 +234,15 @@ function readDistributionPoint(list: DerReader): DistributionPoint {
 /** DistributionPointName, from a reader over the content of its explicit tag. @throws SignetError `der-malformed` */
 export function readDistributionPointName(explicit: DerReader): Pick<DistributionPoint, "fullNames" | "relativeName"> {
   const fullNames = explicit.enterIf(constructedContextTag(0));
-  const name = fullNames === undefined ? { relativeName: explicit.readContent(constructedContextTag(1)) } : { fullNames: readGeneralNames(fullNames) };
+  if (fullNames !== undefined) {
+    explicit.finish();
+    return { fullNames: readGeneralNames(fullNames) };
+  }
+  const relativeName = explicit.readContent(constructedContextTag(1));
   explicit.finish();
-  return name;
+  // As the RDN that it will be at the end of a name.
+  Name.parse(encodeSequence(encode(tag.set, relativeName)));
+  return { relativeName };
 }
 
 function readNameConstraints(content: DerReader): NameConstraints {

@@ -34,7 +34,7 @@ export class Name {
       if (attributes.atEnd) throw new SignetError("der-malformed", "Not DER: a RelativeDistinguishedName is empty.");
       while (!attributes.atEnd) {
         const attribute = attributes.enter(tag.sequence);
-        attribute.expect(tag.objectIdentifier);
+        attribute.skipObjectIdentifier();
         attribute.next();
         attribute.finish();
       }
