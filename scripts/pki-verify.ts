@@ -58,7 +58,7 @@ export async function pkiVerify(args: readonly string[], streams: VerifyStreams 
     return exit.accept;
   } catch (error) {
     if (error instanceof Unusable) {
-      streams.stderr.write(`signet: ${error.message}\n`);
+      streams.stderr.write(`signet: usage: ${error.message}\n`);
       return error.exitCode;
     }
     if (!(error instanceof SignetError)) throw error;

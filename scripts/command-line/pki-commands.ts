@@ -1,3 +1,5 @@
+import { PassThrough } from "node:stream";
+import { text } from "node:stream/consumers";
 import { parseIdentityUri } from "#pki/certificate-profile.ts";
 import type { Certificate } from "#pki/certificate.ts";
 import type { CertificateRevocationList } from "#pki/crl.ts";
@@ -9,6 +11,9 @@ import { pkiVerify } from "../pki-verify.ts";
 import { readInput } from "./files.ts";
 import { describe, formatDescription, readPkiObjects, type PkiObject } from "./inspect.ts";
 import type { Definition, Invocation, Outcome } from "./program.ts";
+
+/** By exit code. */
+const verdicts = ["accept", "reject", "unusable", "unsupported"] as const;
 
 const verifyOptions = `
 Exit 0 accept; 1 reject, its reason code on stdout; 2 unusable input; 3 not supported.
@@ -54,7 +59,14 @@ export function definePkiCommands(definition: Definition): void {
   );
   // The options are those of pki-verify.ts, which runs by itself too.
   verify.allowUnknownOption().addHelpText("after", verifyOptions);
-  definition.handle(verify, async ({ terminal }: Invocation, args: readonly string[]): Promise<Outcome> => ({ exitCode: await pkiVerify(args, terminal) }));
+  definition.handle(verify, async ({ terminal, json }: Invocation, args: readonly string[]): Promise<Outcome> => {
+    if (!json) return { exitCode: await pkiVerify(args, terminal) };
+    const stdout = new PassThrough();
+    const stderr = new PassThrough();
+    const exitCode = await pkiVerify(args, { stdin: terminal.stdin, stdout, stderr });
+    const [reason, detail] = await Promise.all([stdout, stderr].map(async (stream) => (await text(stream.end())).trim()));
+    return { json: { verdict: verdicts[exitCode] ?? "unusable", ...(reason === "" ? {} : { reason }), ...(detail === "" ? {} : { detail }) }, exitCode };
+  });
 
   const lint = definition.command(pki, "lint <file...>", "check certificates and CRLs against the rules that Signet issues by", "npx signet pki lint fullchain.pem root.pem crl.pem");
   definition.handle(lint, async (invocation: Invocation, files: readonly string[]): Promise<Outcome> => {

@@ -20,8 +20,9 @@ export function defineSignet(definition: Definition): void {
   defineKmsCommands(definition);
   defineAgentCommands(definition);
   definePkiCommands(definition);
-  const demo = definition.command(program, "demo", "run the demo: the parties, the revocation, the attacks", "npx signet demo");
-  definition.handle(demo, async () => ({ exitCode: await runScript("scripts/demo.ts", []) }));
+  const demo = definition.command(program, "demo [argument...]", "run the demo: the parties, the revocation, the attacks", "npx signet demo");
+  demo.allowUnknownOption().addHelpText("after", "\nOptions are those of `npm run demo`.");
+  definition.handle(demo, async (_invocation, args: readonly string[]) => ({ exitCode: await runScript("scripts/demo.ts", args) }));
 }
 
 /** Runs `signet` with these arguments and returns its exit code. */

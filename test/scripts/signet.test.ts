@@ -45,7 +45,7 @@ describe("signet", () => {
       kms: ["serve", "status"],
       "kms key": ["create", "import", "list", "show", "get", "rotate", "revoke", "destroy", "encrypt", "decrypt"],
       agent: ["enroll", "renew", "whoami"],
-      pki: ["inspect", "lint"],
+      pki: ["inspect", "verify", "lint"],
     };
     for (const [family, names] of Object.entries(families)) for (const name of names) expect(leaves).toContain(`${family} ${name}`);
     expect(leaves).toContain("demo");
@@ -112,6 +112,25 @@ describe("signet", () => {
     const { exitCode, err } = await run(["pki", "inspect", "-"], Buffer.from("30030201ff", "hex"));
     expect(exitCode).toBe(5);
     expect(err).toMatch(/^signet: certificate-malformed: /);
+  });
+
+  it("verifies with the exit codes of the verification contract, in words or as one object", async () => {
+    const directory = temporaryDirectory();
+    const authority = await testAuthority({ now: new Date() });
+    const { certificate } = await authority.issue({ role: "client", name: "alice" });
+    const file = (name: string, pem: string): string => {
+      writeFileSync(path.join(directory, name), pem);
+      return path.join(directory, name);
+    };
+    const argv = ["pki", "verify", "--trust", file("root.pem", authority.root.toPem()), "--intermediate", file("issuing.pem", authority.issuing.toPem()), "--crl-check"];
+    const leaf = file("leaf.pem", certificate.toPem());
+    expect(await run([...argv, "none", "--purpose", "clientAuth", leaf])).toMatchObject({ exitCode: 0 });
+    expect(JSON.parse((await run([...argv, "none", leaf, "--json"])).out)).toMatchObject({ verdict: "accept" });
+    const rejected = await run(["--json", ...argv, "none", "--purpose", "serverAuth", leaf]);
+    expect(rejected.exitCode).toBe(1);
+    expect(JSON.parse(rejected.out)).toMatchObject({ verdict: "reject", reason: "purpose-not-permitted" });
+    expect((await run([...argv, "sometimes", leaf])).exitCode).toBe(2);
+    expect((await run([...argv, "none", "--ocsp", leaf])).exitCode).toBe(3);
   });
 
   it("lints what Signet issues without a finding, and ends with 5 on a broken rule", async () => {
