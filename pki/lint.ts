@@ -193,7 +193,6 @@ function isKeyIdentifierOnly(crl: CertificateRevocationList): boolean {
 const crlRules: readonly Omit<CrlRule, "appliesTo">[] = [
   rfc("crl-version-2", "5.1.2.1", ({ version }: CertificateRevocationList) => version === 2),
   rfc("crl-time-form", "5.1.2.4", ({ hasPrescribedTimes }: CertificateRevocationList) => hasPrescribedTimes),
-  rfc("crl-authority-key-identifier", "5.2.1", (crl: CertificateRevocationList) => crl.authorityKeyIdentifier !== undefined && crlExtension(crl, oid.authorityKeyIdentifier)?.critical === false),
   rfc("crl-number-present", "5.2.3", ({ crlNumber }: CertificateRevocationList) => crlNumber !== undefined),
   rfc("crl-number-not-critical", "5.2.3", (crl: CertificateRevocationList) => crlExtension(crl, oid.crlNumber)?.critical !== true),
   rfc("crl-number-at-most-20-octets", "5.2.3", ({ crlNumber }: CertificateRevocationList) => (crlNumber ?? 0n) < 1n << 159n),
@@ -204,6 +203,8 @@ const crlRules: readonly Omit<CrlRule, "appliesTo">[] = [
   rfc("reason-code-not-critical", "5.3.1", ({ criticalEntryExtensions }: CertificateRevocationList) => !criticalEntryExtensions.includes(oid.reasonCode)),
   rfc("remove-from-crl-in-delta-only", "5.3.1", ({ isDelta, reasonsPresent }: CertificateRevocationList) => isDelta || !reasonsPresent.has("removeFromCRL")),
 
+  // Not strict: where it is absent the issuer's key is found by name, and its signature tells.
+  own("crl-authority-key-identifier", "RFC 5280 section 5.2.1", (crl: CertificateRevocationList) => crl.authorityKeyIdentifier !== undefined && crlExtension(crl, oid.authorityKeyIdentifier)?.critical === false),
   own("next-update-later", "RFC 5280 section 5.1.2.5", ({ thisUpdate, nextUpdate }: CertificateRevocationList) => thisUpdate < nextUpdate),
   own("crl-authority-key-identifier-only", "profile", isKeyIdentifierOnly),
   own("crl-authority-key-identifier-of-issuer", "RFC 5280 section 5.2.1", (crl: CertificateRevocationList, { issuer }) => issuer === undefined || crl.authorityKeyIdentifier === issuer.extensions.subjectKeyIdentifier),

@@ -1,3 +1,4 @@
+import { generateKeyPairSync } from "node:crypto";
 import { describe, expect, test } from "vitest";
 import { Certificate } from "#pki/certificate.ts";
 import { isErrorCode } from "#pki/errors.ts";
@@ -191,6 +192,11 @@ describe("each rule refuses with its code", () => {
     expect(outcome({ leaf: leafWith([], {}, weakCa), intermediates: [], anchors: [weakCa] })).toBe("algorithm-rejected");
   });
 
+  test("a key of a kind that Signet does not know", () => {
+    const keys = generateKeyPairSync("ec", { namedCurve: "secp256k1" });
+    expect(outcome({ leaf: forgeLeaf("leaf", issuing, { keys }) })).toBe("algorithm-rejected");
+  });
+
   test("a policy that is required and that nothing on the path has", () => {
     const ca = forgeCa("Policy CA", root, { extra: [extensions.policyConstraints({ requireExplicitPolicy: 0 }), extensions.certificatePolicies("1.2.3")] });
     expect(outcome({ leaf: leafWith([], {}, ca), intermediates: [ca] })).toBe("policy-required");
@@ -249,6 +255,10 @@ describe("name constraints hold", () => {
     ["a form that is not compared", [{ kind: "other", value: "1.2.3", tagNumber: 8, der: Buffer.from("88022a03", "hex") }], { kind: "other", value: "1.2.3", tagNumber: 8, der: Buffer.from("88022a03", "hex") }, refused],
   ] as const)("excluded: %s", (_, excluded, presented, expected) => {
     expect(within({ excluded }, presented)).toBe(expected);
+  });
+
+  test("whole: one that is malformed is not made good by another beside it", () => {
+    expect(within({ permitted: [dns(".example.com"), dns("example.com")] }, dns("example.com"))).toBe(refused);
   });
 
   test("on the subject, and on mailboxes in it", () => {
