@@ -36,6 +36,7 @@ The enrolment token comes from the environment (SIGNET_ENROLMENT_TOKEN) or from 
 `;
 
 const format = { service: "kms", version: 1 } as const;
+const migrations = new URL("./migrations/", import.meta.url);
 /** Longest that the service goes on with revocation data whose last authenticated refresh lies back. */
 const maxAgeMilliseconds = 5 * 60_000;
 /** How often the life that is left of each certificate is looked at. */
@@ -84,7 +85,12 @@ async function openData(data: string) {
     const held = await DataDirectory.initialise(directory, format, async (held) => {
       // What a start that was killed half-way left sealed nothing yet, and is taken up.
       if (!existsSync(unsealFile)) await createUnsealKey(unsealFile);
-      await openSqlite(held.file("kms.sqlite")).close();
+      const engine = openSqlite(held.file("kms.sqlite"));
+      try {
+        await engine.migrate(migrations);
+      } finally {
+        await engine.close();
+      }
     });
     return { held, unsealKey: await readUnsealKey(unsealFile) };
   }
@@ -149,7 +155,7 @@ async function serve(options: Arguments, log: Log): Promise<void> {
   try {
     const engine = openSqlite(held.file("kms.sqlite"), { mode: "existing" });
     cleanup.unshift(() => engine.close());
-    await engine.migrate(new URL("./migrations/", import.meta.url));
+    await engine.migrate(migrations);
     const auditLog = await AuditLog.open(engine, systemClock);
     await engine.read((reads) => auditLog.verify(reads));
 

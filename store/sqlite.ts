@@ -25,12 +25,16 @@ export interface SqliteOptions {
  */
 export function openSqlite(file: string, options: SqliteOptions = {}): SqlEngine {
   const inMemory = file === ":memory:";
-  if (options.mode === "existing" && !inMemory) requireDatabaseFile(file);
+  const existing = options.mode === "existing" && !inMemory;
+  if (existing) requireDatabaseFile(file);
   return guarded(file, () => {
     // Owner-only from its first byte; SQLite gives the -wal and -shm files the same mode.
     if (!inMemory) closeSync(openSync(file, "a", 0o600));
     const writer = new DatabaseSync(file, { timeout: 5000, enableForeignKeyConstraints: true });
     try {
+      // Before anything is written: a database of somebody else's is not migrated, and one that lost its tables does not begin anew.
+      if (existing && writer.prepare("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'schema_migration'").get() === undefined)
+        throw new SignetError("data-directory-corrupt", `${file} does not hold what this service keeps there. Nothing was changed.`);
       writer.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA trusted_schema = OFF; PRAGMA secure_delete = ON");
       const check = writer.prepare("PRAGMA quick_check(1)").get();
       if (check?.["quick_check"] !== "ok") throw corrupt(file);

@@ -1,10 +1,13 @@
 import { mkdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import path from "node:path";
+import { DatabaseSync } from "node:sqlite";
 import { pathToFileURL } from "node:url";
 import { describe, expect, test } from "vitest";
 import type { SqlEngine } from "#store/engine.ts";
 import { openSqlite } from "#store/sqlite.ts";
 import { temporaryDirectory } from "#test/support/temporary-directory.ts";
+
+const auditMigrations = new URL("../../store/migrations/", import.meta.url);
 
 async function withTable(engine: SqlEngine): Promise<SqlEngine> {
   await engine.transaction((t) => t.run("CREATE TABLE item (id INTEGER PRIMARY KEY, word TEXT NOT NULL UNIQUE) STRICT"));
@@ -99,6 +102,7 @@ test("the reading connection cannot write", async () => {
 test("what was acknowledged is there after the database is opened again", async () => {
   const file = path.join(temporaryDirectory(), "test.sqlite");
   const first = await withTable(openSqlite(file));
+  await first.migrate(auditMigrations);
   await insert(first, "kept");
   await first.close();
   const second = openSqlite(file, { mode: "existing" });
@@ -110,6 +114,7 @@ describe("a damaged database is named corrupt and left as it was", () => {
   async function filled(): Promise<string> {
     const file = path.join(temporaryDirectory(), "test.sqlite");
     const engine = await withTable(openSqlite(file));
+    await engine.migrate(auditMigrations);
     for (let n = 0; n < 200; n++) void insert(engine, `${n}`.padStart(200, "x"));
     await engine.close();
     return file;
@@ -124,6 +129,16 @@ describe("a damaged database is named corrupt and left as it was", () => {
   ])("%s", async (_, damage) => {
     const file = await filled();
     damage(file);
+    const before = readFileSync(file);
+    expect(() => openSqlite(file, { mode: "existing" })).toThrow(expect.objectContaining({ code: "data-directory-corrupt" }));
+    expect(readFileSync(file).equals(before)).toBe(true);
+  });
+
+  test("a database of another program", () => {
+    const file = path.join(temporaryDirectory(), "notes.sqlite");
+    const theirs = new DatabaseSync(file);
+    theirs.exec("CREATE TABLE note (text TEXT); INSERT INTO note VALUES ('mine')");
+    theirs.close();
     const before = readFileSync(file);
     expect(() => openSqlite(file, { mode: "existing" })).toThrow(expect.objectContaining({ code: "data-directory-corrupt" }));
     expect(readFileSync(file).equals(before)).toBe(true);
