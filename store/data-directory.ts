@@ -1,4 +1,4 @@
-import { closeSync, mkdirSync, openSync, readFileSync, readdirSync, rmSync, writeSync } from "node:fs";
+import { mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { temporarySuffix, writeFileDurably } from "#pki/durable-file.ts";
@@ -49,7 +49,7 @@ export class DataDirectory {
 
   /**
    * Takes an existing data directory.
-   * @throws SignetError data-directory-foreign, -corrupt, -newer, -locked: in every case nothing in it was changed
+   * @throws SignetError data-directory-foreign, -corrupt, -newer, -locked, storage-unavailable: in every case nothing in it was changed
    */
   static open(directory: string, format: DataDirectoryFormat): DataDirectory {
     if (DataDirectory.inspect(directory, format) !== "ours")
@@ -60,11 +60,15 @@ export class DataDirectory {
   /**
    * Makes a data directory where there is none and `populate` fills it. The marker says that it is whole only after that; what
    * an initialisation left that was killed is cleared away, since nobody was ever told of it.
-   * @throws SignetError data-directory-foreign, -locked, state-conflict where one exists already
+   * @throws SignetError data-directory-foreign, -locked, storage-unavailable, state-conflict where one exists already
    */
   static async initialise(directory: string, format: DataDirectoryFormat, populate: (directory: DataDirectory) => Promise<void>): Promise<DataDirectory> {
     if (DataDirectory.inspect(directory, format) === "ours") throw alreadyInitialised(directory);
-    mkdirSync(directory, { recursive: true, mode: 0o700 });
+    try {
+      mkdirSync(directory, { recursive: true, mode: 0o700 });
+    } catch (cause) {
+      throw unusable(directory, cause);
+    }
     const data = new DataDirectory(directory, takeLock(directory));
     try {
       // Again, under the lock: another process may have been faster.
@@ -110,9 +114,13 @@ function takeLock(directory: string): DatabaseSync {
     throw new SignetError("data-directory-locked", `${directory} is in use by ${holder(directory)}. Nothing was touched.`);
   }
   // For the message of a second start only. The lock file itself must not be opened: closing it would release a POSIX lock.
-  const descriptor = openSync(path.join(directory, "lock.json"), "w", 0o600);
-  writeSync(descriptor, JSON.stringify({ pid: process.pid, startedAt: new Date(performance.timeOrigin).toISOString() }));
-  closeSync(descriptor);
+  const note = path.join(directory, "lock.json");
+  try {
+    writeFileSync(note, JSON.stringify({ pid: process.pid, startedAt: new Date(performance.timeOrigin).toISOString() }), { mode: 0o600 });
+  } catch (cause) {
+    lock.close();
+    throw unusable(note, cause);
+  }
   return lock;
 }
 

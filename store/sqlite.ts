@@ -29,7 +29,7 @@ export function openSqlite(file: string, options: SqliteOptions = {}): SqlEngine
   if (existing) requireDatabaseFile(file);
   return guarded(file, () => {
     // Owner-only from its first byte; SQLite gives the -wal and -shm files the same mode.
-    if (!inMemory) closeSync(openSync(file, "a", 0o600));
+    if (!inMemory) makeOwnerOnly(file);
     const writer = new DatabaseSync(file, { timeout: 5000, enableForeignKeyConstraints: true });
     try {
       // Before anything is written: a database of somebody else's is not migrated, and one that lost its tables does not begin anew.
@@ -240,6 +240,14 @@ class Connection {
 function requireDatabaseFile(file: string): void {
   if (!existsSync(file)) throw new SignetError("data-directory-corrupt", `${file} is missing. Nothing was changed.`);
   if (statSync(file).size === 0) throw new SignetError("data-directory-corrupt", `${file} is empty. Nothing was changed.`);
+}
+
+function makeOwnerOnly(file: string): void {
+  try {
+    closeSync(openSync(file, "a", 0o600));
+  } catch (cause) {
+    throw new SignetError("storage-unavailable", `${file} cannot be opened for writing: ${cause instanceof Error && "code" in cause ? String(cause.code) : "unknown error"}.`, { cause });
+  }
 }
 
 function guarded<T>(file: string, work: () => T): T {

@@ -1,6 +1,6 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdirSync, readFileSync, readdirSync, statSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, readdirSync, rmdirSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { DataDirectory, writeFileDurably } from "#store/data-directory.ts";
@@ -95,6 +95,20 @@ test("one process cannot take a directory twice", async () => {
   expect(() => DataDirectory.open(directory, format)).toThrow(withCode("data-directory-locked"));
   data.close();
   DataDirectory.open(directory, format).close();
+});
+
+test("a directory that cannot be written is named, and the lock on it given back", async () => {
+  const directory = await initialised();
+  mkdirSync(path.join(directory, "lock.json"));
+  expect(() => DataDirectory.open(directory, format)).toThrow(withCode("storage-unavailable"));
+  rmdirSync(path.join(directory, "lock.json"));
+  DataDirectory.open(directory, format).close();
+});
+
+test.skipIf(process.platform === "win32")("a directory that cannot be made is named", async () => {
+  const directory = path.join(temporaryDirectory(), "ca");
+  symlinkSync("nowhere", directory);
+  await expect(initialised(directory)).rejects.toMatchObject({ code: "storage-unavailable" });
 });
 
 test("a durable write replaces the file whole, with its mode, and leaves nothing beside it", () => {
