@@ -48,12 +48,12 @@ export function stateAfter(state: KeyState, transition: KeyTransition): KeyState
 
 /** @throws SignetError state-conflict, with the state that forbids it */
 export function requireUse(state: KeyState, use: KeyUse): void {
-  if (!stateAllows(state, use)) throw new SignetError("state-conflict", `A ${state} key version is not for that use.`, { details: { state, use } });
+  if (!stateAllows(state, use)) throw new SignetError("state-conflict", `A key version in the state ${state} is not for that use.`, { details: { state, use } });
 }
 
 /** @throws SignetError state-conflict, with the state that forbids it */
 export function requireTransition(state: KeyState, transition: KeyTransition): KeyState {
   const next = stateAfter(state, transition);
-  if (next === undefined) throw new SignetError("state-conflict", `A ${state} key version cannot take the transition "${transition}".`, { details: { state, transition } });
+  if (next === undefined) throw new SignetError("state-conflict", `A key version in the state ${state} cannot take the transition "${transition}".`, { details: { state, transition } });
   return next;
 }

@@ -162,6 +162,14 @@ export class Certificate {
     return { issuerKeyId: this.extensions.authorityKeyIdentifier ?? "", serialNumber: this.serialNumber };
   }
 
+  /** What a message for people calls it: its subject, else the first URI or DNS name that it has. Decides nothing. */
+  get label(): string {
+    const subject = this.subject.toString();
+    if (subject !== "") return subject;
+    const name = this.extensions.subjectAltName?.find(({ kind }) => kind === "uri" || kind === "dns");
+    return typeof name?.value === "string" ? name.value : "(no subject)";
+  }
+
   /** Subject and issuer are the same name (RFC 5280 section 3.2); the keys may differ. */
   get isSelfIssued(): boolean {
     return (this.#selfIssued ??= this.subject.equals(this.issuer));

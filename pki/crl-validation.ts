@@ -231,11 +231,11 @@ function isDeltaOf(delta: CertificateRevocationList, complete: CertificateRevoca
 }
 
 function revoked(certificate: Certificate, { revocationDate, reason }: RevokedEntry): SignetError {
-  return new SignetError("certificate-revoked", `${certificate.subject.toString()}, serial number ${certificate.serialNumber}, was revoked at ${revocationDate.toISOString()}.`, {
+  return new SignetError("certificate-revoked", `${certificate.label}, serial number ${certificate.serialNumber}, was revoked at ${revocationDate.toISOString()}.`, {
     details: { serialNumber: certificate.serialNumber, revocationDate: revocationDate.toISOString(), reason: reason ?? "unspecified" },
   });
 }
 
 function undetermined(code: ErrorCode, certificate: Certificate): SignetError {
-  return new SignetError(code, `No CRL can tell whether ${certificate.subject.toString()}, serial number ${certificate.serialNumber}, is revoked.`, { details: { serialNumber: certificate.serialNumber } });
+  return new SignetError(code, `No CRL can tell whether ${certificate.label}, serial number ${certificate.serialNumber}, is revoked.`, { details: { serialNumber: certificate.serialNumber } });
 }

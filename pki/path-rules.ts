@@ -51,7 +51,7 @@ export interface PathParameters {
 export const anyPolicyParameters: PolicyParameters = { initialSet: [], explicit: false, inhibitMapping: false, inhibitAny: false };
 
 function refuse(code: ErrorCode, certificate: Certificate, reason: string): SignetError {
-  return new SignetError(code, `${reason}: ${certificate.subject.toString() || "(no subject)"}, serial number ${certificate.serialNumber}.`, {
+  return new SignetError(code, `${reason}: ${certificate.label}, serial number ${certificate.serialNumber}.`, {
     details: { subject: certificate.subject.toString(), serialNumber: certificate.serialNumber },
   });
 }

@@ -242,15 +242,15 @@ export class RevocationStore {
     path.chain.slice(0, -1).forEach((certificate, index) => {
       const issuer = path.chain[index + 1] as Certificate;
       if (now.getTime() > certificate.notAfterTime) {
-        throw new SignetError("certificate-expired", `The certificate ${certificate.serialNumber} (${certificate.subject}) expired at ${certificate.notAfter.toISOString()}.`, { details: { notAfter: certificate.notAfter.toISOString() } });
+        throw new SignetError("certificate-expired", `The certificate ${certificate.serialNumber} (${certificate.label}) expired at ${certificate.notAfter.toISOString()}.`, { details: { notAfter: certificate.notAfter.toISOString() } });
       }
       const held = this.#covering(certificate, issuer);
-      if (held === undefined) throw new SignetError("crl-missing", `No CRL covers ${certificate.subject} (serial number ${certificate.serialNumber}).`, { details: { serialNumber: certificate.serialNumber } });
+      if (held === undefined) throw new SignetError("crl-missing", `No CRL covers ${certificate.label} (serial number ${certificate.serialNumber}).`, { details: { serialNumber: certificate.serialNumber } });
       const { crl, refreshedAt } = held;
       const entry = crl.find(certificate.serialNumber);
       if (entry !== undefined) {
         const reason = entry.reason ?? "unspecified";
-        throw new SignetError("certificate-revoked", `The certificate ${certificate.serialNumber} (${certificate.subject}) was revoked at ${entry.revocationDate.toISOString()}: ${reason}.`, {
+        throw new SignetError("certificate-revoked", `The certificate ${certificate.serialNumber} (${certificate.label}) was revoked at ${entry.revocationDate.toISOString()}: ${reason}.`, {
           details: { serialNumber: certificate.serialNumber, reason, revocationDate: entry.revocationDate.toISOString(), crlNumber: String(crl.crlNumber) },
         });
       }
