@@ -127,10 +127,10 @@ class EntryWriter {
   readonly #before: Buffer;
   readonly #after: Buffer;
   /** Element of some time of each day. */
-  readonly #days = new Map<number, Uint8Array>();
+  readonly #days = new Map<number, Octets>();
   #day = Number.NaN;
   #seconds = Number.NaN;
-  #timeOctets: Uint8Array = new Uint8Array();
+  #timeOctets: Octets = withView(new Uint8Array());
 
   constructor(before: readonly Uint8Array[], after: Buffer) {
     this.#before = Buffer.concat(before);
@@ -144,10 +144,11 @@ class EntryWriter {
       const { serialOctets, serials, revocationTimes, reasons } = entries;
       const withReason = reasons.reduce((sum, reason) => sum + (reason === 0 ? 0 : reasonExtension.length), 0);
       this.#reserve(revocationTimes.length * (serialOctets + 5 + 17) + withReason);
-      const buffer = this.#buffer;
+      const target = withView(this.#buffer);
+      const source = withView(serials);
       let at = this.#length;
       for (let i = 0, start = 0; i < revocationTimes.length; i++, start += serialOctets) {
-        at = writeEntry(buffer, at, serials, start, start + serialOctets, this.#time(revocationTimes[i] as number), reasons[i] as number);
+        at = writeEntry(target, at, source, start, start + serialOctets, this.#time(revocationTimes[i] as number), reasons[i] as number);
       }
       this.#length = at;
     } else {
@@ -156,25 +157,25 @@ class EntryWriter {
         const serial = Buffer.from(serialNumber, "hex");
         if (serial.length === 0 || serial.length > 20 || serial.length * 2 !== serialNumber.length) throw new SignetError("internal", "Not a serial number in hex.", { details: { serialNumber } });
         const time = this.#time(Math.floor(revocationDate.getTime() / 1000));
-        this.#length = writeEntry(this.#buffer, this.#length, serial, 0, serial.length, time, reason === undefined ? 0 : reasonCodes.indexOf(reason));
+        this.#length = writeEntry(withView(this.#buffer), this.#length, withView(serial), 0, serial.length, time, reason === undefined ? 0 : reasonCodes.indexOf(reason));
       }
     }
     return this.#finish();
   }
 
   /** Element of a time. Header and date are kept for the day, and the whole for the second, since a CRL has few days and often runs of one second. */
-  #time(seconds: number): Uint8Array {
+  #time(seconds: number): Octets {
     if (seconds === this.#seconds) return this.#timeOctets;
     const day = Math.floor(seconds / 86_400);
     if (day !== this.#day) {
       let octets = this.#days.get(day);
-      if (octets === undefined) this.#days.set(day, (octets = encodeTime(new Date(day * 86_400_000))));
+      if (octets === undefined) this.#days.set(day, (octets = withView(encodeTime(new Date(day * 86_400_000)))));
       this.#timeOctets = octets;
       this.#day = day;
     }
     this.#seconds = seconds;
     // The element of the day is written over: its time of day is always set before it is read.
-    const octets = this.#timeOctets;
+    const { octets } = this.#timeOctets;
     let rest = (seconds - day * 86_400) | 0;
     for (let end = octets.length - 1; end > octets.length - 7; end -= 2) {
       const two = rest % 60;
@@ -182,7 +183,7 @@ class EntryWriter {
       octets[end - 1] = 0x30 + (two % 10);
       octets[end - 2] = 0x30 + ((two / 10) | 0);
     }
-    return octets;
+    return this.#timeOctets;
   }
 
   #reserve(octets: number): void {
@@ -211,7 +212,9 @@ class EntryWriter {
 }
 
 /** Writes one entry at `at` and returns the offset behind it. Every length in it is short (X.690 section 8.1.3.4). */
-function writeEntry(buffer: Uint8Array, entry: number, serials: Uint8Array, serialStart: number, serialEnd: number, time: Uint8Array, reason: number): number {
+function writeEntry(target: Octets, entry: number, source: Octets, serialStart: number, serialEnd: number, time: Octets, reason: number): number {
+  const { octets: buffer } = target;
+  const { octets: serials } = source;
   let start = serialStart;
   while (start < serialEnd - 1 && serials[start] === 0) start++;
   const padding = (serials[start] as number) >= 0x80 ? 1 : 0;
@@ -221,12 +224,29 @@ function writeEntry(buffer: Uint8Array, entry: number, serials: Uint8Array, seri
   buffer[entry + 2] = tag.integer;
   buffer[entry + 3] = serialLength;
   if (padding === 1) buffer[at++] = 0;
-  while (start < serialEnd) buffer[at++] = serials[start++] as number;
-  for (let i = 0; i < time.length; i++) buffer[at++] = time[i] as number;
+  at = copyOctets(target, at, source, start, serialEnd);
+  at = copyOctets(target, at, time, 0, time.octets.length);
   if (reason !== 0) {
     for (let i = 0; i < 13; i++) buffer[at++] = reasonExtension[i] as number;
     buffer[at++] = reason;
   }
   buffer[entry + 1] = at - entry - 2;
   return at;
+}
+
+/** Octets, and a view that moves four of them at once: a call into the engine to copy sixteen costs more than the copy. */
+interface Octets {
+  readonly octets: Uint8Array;
+  readonly view: DataView;
+}
+
+const withView = (octets: Uint8Array): Octets => ({ octets, view: new DataView(octets.buffer, octets.byteOffset, octets.byteLength) });
+
+/** Copies octets `start` to `end` of `source` to `at` and returns the offset behind them. */
+function copyOctets(target: Octets, at: number, source: Octets, start: number, end: number): number {
+  let from = start;
+  let to = at;
+  for (; from + 4 <= end; from += 4, to += 4) target.view.setUint32(to, source.view.getUint32(from));
+  while (from < end) target.octets[to++] = source.octets[from++] as number;
+  return to;
 }

@@ -3,7 +3,7 @@ import { randomInt } from "node:crypto";
 import type { Certificate } from "./certificate.ts";
 import { reasonCodes } from "./crl-builder.ts";
 import type { ReasonCode, RevokedEntry } from "./crl-builder.ts";
-import { DerReader, asBuffer, constructedContextTag, contextTag, decodeTime, isUtcTime, prescribedTimeTag, readSingle, tag } from "./der.ts";
+import { DerReader, asBuffer, constructedContextTag, contextTag, isUtcTime, prescribedTimeTag, readSingle, tag, valueOfUtcTime } from "./der.ts";
 import { SignetError } from "./errors.ts";
 import { readAuthorityKeyIdentifier, readDistributionPointName, readExtensionList, serialNumberHex } from "./extensions.ts";
 import type { DistributionPoint, Extension } from "./extensions.ts";
@@ -327,7 +327,7 @@ function usualEntry(bytes: Uint8Array, at: number, serialNumber: string): Revoke
   const time = at + 4 + (bytes[at + 3] as number);
   const extensions = time + 15;
   if ((bytes[at + 1] as number) >= 0x80 || bytes[time] !== tag.utcTime) return undefined;
-  const revocationDate = new Date(decodeTime(bytes, tag.utcTime, time + 2, extensions));
+  const revocationDate = new Date(valueOfUtcTime(bytes, time + 2));
   if (extensions === next) return { serialNumber, revocationDate };
   const reason = next - extensions === 14 && isReasonOnly(bytes, extensions) ? reasonCodes[bytes[next - 1] as number] : undefined;
   return reason === undefined ? undefined : { serialNumber, revocationDate, reason };

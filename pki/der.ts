@@ -313,8 +313,19 @@ export function decodeTime(bytes: Uint8Array, identifier: number, start: number,
   const first = twoDigits(bytes, start);
   const year = yearDigits === 4 ? first * 100 + twoDigits(bytes, start + 2) : first + (first >= 50 ? 1900 : 2000);
   if (!isTimeInYear(bytes, rest, year)) malformed("no such time", start);
-  const days = daysSince1970(year, twoDigits(bytes, rest), twoDigits(bytes, rest + 2));
-  return (((days * 24 + twoDigits(bytes, rest + 4)) * 60 + twoDigits(bytes, rest + 6)) * 60 + twoDigits(bytes, rest + 8)) * 1000;
+  return timeInYear(bytes, rest, year);
+}
+
+/** Milliseconds since 1970 of the 13 octets of a UTCTime that `isUtcTime` has accepted. */
+export function valueOfUtcTime(bytes: Uint8Array, at: number): number {
+  const year = twoDigits(bytes, at);
+  return timeInYear(bytes, at + 2, year + (year >= 50 ? 1900 : 2000));
+}
+
+/** Milliseconds since 1970 of the ten digits MMDDHHMMSS at `at`. */
+function timeInYear(bytes: Uint8Array, at: number, year: number): number {
+  const days = daysSince1970(year, twoDigits(bytes, at), twoDigits(bytes, at + 2));
+  return (((days * 24 + twoDigits(bytes, at + 4)) * 60 + twoDigits(bytes, at + 6)) * 60 + twoDigits(bytes, at + 8)) * 1000;
 }
 
 /** Days of the Gregorian calendar, counted in years that begin in March, so that the leap day is the last of one. */
