@@ -15,7 +15,7 @@ import type { SqlEngine, SqlTransaction } from "#store/engine.ts";
 import { openSqlite } from "#store/sqlite.ts";
 import { CrlPublisher, type CrlScope, type PublishedCrl } from "./crl-publisher.ts";
 import { createToken, inspectToken, redeemToken, serverNamesOf, setServerNames, type ServerNames } from "./enrollment.ts";
-import { makeServerKey } from "./initialisation.ts";
+import { makeServerKey, renewOperatorIfDue } from "./initialisation.ts";
 import { Issuer } from "./issuer.ts";
 import { abandonIntents, findCertificate, isLive, listCertificates, revoke, type LedgerEntry, type LedgerFilter, type RevocationTarget } from "./ledger.ts";
 import { loadAuthorityKey, type AuthorityKey } from "./sealed-keys.ts";
@@ -36,8 +36,8 @@ export type { AuthoritySettings } from "./settings.ts";
 
 const day = 86_400_000;
 const defaultTokenLifetimeSeconds = 3600;
-/** How often a running authority looks at its own server certificate. */
-const serverCheckMilliseconds = 3_600_000;
+/** How often a running authority looks at the certificates that it renews itself. */
+const renewalCheckMilliseconds = 3_600_000;
 
 export interface IssuedToken {
   readonly token: string;
@@ -63,6 +63,7 @@ interface AuthorityParts {
   readonly server: AuthorityKey;
   readonly issuer: Issuer;
   readonly publisher: CrlPublisher;
+  readonly operatorDirectory: string;
 }
 
 /**
@@ -120,7 +121,7 @@ export class Authority {
         signer: signerFromKey(issuing.privateKey),
         crlDistributionPoint: leafDistributionPoint(settings),
       });
-      return new Authority({ directory, engine, audit, clock, log, settings, unsealKey, root, issuing, server, issuer, publisher });
+      return new Authority({ directory, engine, audit, clock, log, settings, unsealKey, root, issuing, server, issuer, publisher, operatorDirectory: paths.operator });
     } catch (error) {
       await engine?.close();
       directory.close();
@@ -128,13 +129,15 @@ export class Authority {
     }
   }
 
-  /** Publishes fresh CRLs and renews the own certificate where it is time; serve nobody before this resolves. */
+  /** Publishes fresh CRLs and renews the own certificate, and the first operator's, where it is time; serve nobody before this resolves. */
   async start(): Promise<void> {
     await this.publisher.start();
     await this.#renewServerIfDue();
+    await this.#renewOperatorIfDue();
     this.#timer = setInterval(() => {
       this.#renewServerIfDue().catch((error: unknown) => this.#parts.log.error({ err: error }, "the own server certificate could not be renewed"));
-    }, serverCheckMilliseconds);
+      void this.#renewOperatorIfDue();
+    }, renewalCheckMilliseconds);
     this.#timer.unref();
   }
 
@@ -311,9 +314,22 @@ export class Authority {
 
   async #renewServerIfDue(): Promise<void> {
     const { notBefore, notAfter } = this.#server.certificate;
-    const now = this.#parts.clock.now().getTime();
-    if (notAfter.getTime() - now >= (notAfter.getTime() - notBefore.getTime()) / 3) return;
+    const now = this.#parts.clock.now();
+    const early = notAfter.getTime() - now.getTime() >= (notAfter.getTime() - notBefore.getTime()) / 3;
+    // It may be revoked, if this process died between a revocation and the renewal that follows it: then nobody would talk to it again.
+    if (early && (await this.#parts.engine.read((reads) => isLive(reads, this.#server.certificate.serialNumber, now)))) return;
     await this.#renewServer();
+  }
+
+  /** Whatever keeps the operator's directory from being renewed keeps nobody else from being served. */
+  async #renewOperatorIfDue(): Promise<void> {
+    const { engine, issuer, clock, log, settings, operatorDirectory: directory } = this.#parts;
+    try {
+      const renewed = await renewOperatorIfDue({ engine, issuer, settings, root: this.root, issuing: this.issuingCertificate, clock, directory });
+      if (renewed) log.info({ directory }, "the first operator's certificate renewed");
+    } catch (error) {
+      log.error({ err: error }, "the first operator's certificate could not be renewed");
+    }
   }
 
   #renewServer(): Promise<void> {

@@ -54,7 +54,7 @@ export async function serveAuthority(authority: Authority, { clock, log }: { rea
     mutualUrl: listenerUrl(settings, "https", settings.mutualPort),
     publicationUrl: listenerUrl(settings, "http", settings.publicationPort),
   };
-  const { revocation, stop: stopRefreshing } = ownRevocation(authority, clock);
+  const { revocation, stop: stopRefreshing } = ownRevocation(authority, clock, log);
   const sessions = new PeerSessions({ trustAnchors: [root], revocation, clock, purpose: "clientAuth", alpn: alpn.http });
   const http = new AuthorityHttp(authority, sessions, urls);
   const mutualOptions = () => mutualServerOptions({ credential: authority.serverCredential, trustAnchors: [root], alpn: alpn.http });
@@ -89,13 +89,20 @@ export async function serveAuthority(authority: Authority, { clock, log }: { rea
 }
 
 /** The authority holds its callers against its own published CRLs, as every party does; it is itself the source of their freshness. */
-function ownRevocation({ root, issuingCertificate, publisher }: Authority, clock: Clock): { revocation: RevocationStore; stop: () => void } {
+function ownRevocation({ root, issuingCertificate, publisher }: Authority, clock: Clock, log: Log): { revocation: RevocationStore; stop: () => void } {
   const revocation = new RevocationStore({ trustAnchors: [root], floors: memoryFloors(), clock, maxAgeMilliseconds: ownMaxAgeMilliseconds });
   const accept = (published: PublishedCrl) => revocation.accept(published.crl.der, [issuingCertificate]);
   for (const published of publisher.all()) accept(published);
   const unsubscribe = publisher.onPublished(accept);
   const timer = setInterval(() => {
-    for (const published of publisher.all()) if (published.crl.nextUpdate > clock.now()) accept(published);
+    for (const published of publisher.all()) {
+      try {
+        accept(published);
+      } catch (error) {
+        // A clock that was set back, or a CRL that ran out: callers are refused with that until it is mended, and the process goes on.
+        log.error({ err: error, crl: published.name }, "the own CRL is not accepted");
+      }
+    }
   }, ownRefreshMilliseconds);
   timer.unref();
   return {

@@ -1,18 +1,19 @@
 import { existsSync, rmSync } from "node:fs";
 import { createServer, isIP, type AddressInfo } from "node:net";
-import { buildCertificate, identityUri, isTrustDomain, parseIdentityUri } from "#pki/certificate-profile.ts";
+import { buildCertificate, identityUri, isTrustDomain, parseIdentityUri, type Identity } from "#pki/certificate-profile.ts";
 import type { Certificate } from "#pki/certificate.ts";
 import type { Clock } from "#pki/clock.ts";
 import { SignetError } from "#pki/errors.ts";
 import { EnrolledIdentity } from "#pki/identity.ts";
 import { generateKeyPair, signerFromKey, type SecretKey } from "#pki/keys.ts";
+import type { Credential } from "#pki/mtls.ts";
 import { createUnsealKey, readUnsealKey } from "#pki/unseal.ts";
 import { AuditLog } from "#store/audit-log.ts";
 import { DataDirectory } from "#store/data-directory.ts";
 import type { SqlEngine, SqlTransaction } from "#store/engine.ts";
 import { openSqlite } from "#store/sqlite.ts";
 import { Issuer, newSerialNumber, sha256, signCertificate, wholeSeconds } from "./issuer.ts";
-import { recordIntent, recordIssued } from "./ledger.ts";
+import { findCertificate, recordIntent, recordIssued } from "./ledger.ts";
 import { saveAuthorityKey, type AuthorityKey } from "./sealed-keys.ts";
 import {
   authorityDirectoryFormat,
@@ -150,28 +151,67 @@ async function populate(engine: SqlEngine, unsealKey: SecretKey, settings: Autho
 
 /** The first operator: whoever may read this directory runs the authority. */
 async function makeOperator(issuer: Issuer, settings: AuthoritySettings, root: Certificate, issuing: Certificate, directory: string): Promise<void> {
-  const identity = parseIdentityUri(identityUri(settings.trustDomain, "operator", "admin"));
+  const client = await issueOperatorCredential(issuer, settings, issuing, async () => {});
+  // What a killed attempt left belongs to an authority that never came to be.
+  rmSync(directory, { recursive: true, force: true });
+  EnrolledIdentity.write(directory, {
+    uri: operatorIdentity(settings).uri,
+    caUrl: listenerUrl(settings, "https", settings.enrolmentPort),
+    root,
+    credentials: { client },
+  });
+}
+
+/**
+ * Renews the first operator's certificate in its directory, where that still is and less than a third of the certificate's life is
+ * left, or none: an operator alone can make another, so an authority that was stopped for a month would be nobody's. One that was
+ * revoked, or that this authority did not issue, is left as it is.
+ * @returns whether it was renewed
+ */
+export async function renewOperatorIfDue(i: {
+  readonly engine: SqlEngine;
+  readonly issuer: Issuer;
+  readonly settings: AuthoritySettings;
+  readonly root: Certificate;
+  readonly issuing: Certificate;
+  readonly clock: Clock;
+  readonly directory: string;
+}): Promise<boolean> {
+  if (!EnrolledIdentity.isAt(i.directory)) return false;
+  const operator = EnrolledIdentity.open(i.directory, { clock: i.clock });
+  const { uri } = operatorIdentity(i.settings);
+  if (operator.identity.uri !== uri || !operator.hasRole("client") || !operator.isRenewalDue("client")) return false;
+  const held = operator.credential("client").chain[0];
+  const stands = async (reads: Pick<SqlTransaction, "get" | "all">) => {
+    const entry = held && (await findCertificate(reads, held.serialNumber));
+    return entry !== undefined && entry.identity === uri && entry.revokedAt === undefined && Buffer.from(entry.der).equals(held?.der ?? Buffer.alloc(0));
+  };
+  if (!(await i.engine.read(stands))) return false;
+  const credential = await issueOperatorCredential(i.issuer, i.settings, i.issuing, async (transaction) => {
+    if (!(await stands(transaction))) throw new SignetError("certificate-revoked", "The operator was revoked while its certificate was renewed.");
+  });
+  operator.adopt("client", credential);
+  return true;
+}
+
+function operatorIdentity(settings: AuthoritySettings): Identity {
+  return parseIdentityUri(identityUri(settings.trustDomain, "operator", "admin"));
+}
+
+async function issueOperatorCredential(issuer: Issuer, settings: AuthoritySettings, issuing: Certificate, authorize: (transaction: SqlTransaction) => Promise<void>): Promise<Credential> {
   const { privateKey, publicKey } = await generateKeyPair("ec-p256");
   const prepared = await issuer.prepare(
     {
-      identity,
+      identity: operatorIdentity(settings),
       role: "client",
       names: { dns: [], ip: [] },
       subjectPublicKey: publicKey.export({ format: "der", type: "spki" }),
       validityDays: leafValidityDays.client,
       requestedBy: authorityIdentity(settings.trustDomain).uri,
     },
-    async () => {},
+    authorize,
   );
-  const chain = [await issuer.issue(prepared), issuing];
-  // What a killed attempt left belongs to an authority that never came to be.
-  rmSync(directory, { recursive: true, force: true });
-  EnrolledIdentity.write(directory, {
-    uri: identity.uri,
-    caUrl: listenerUrl(settings, "https", settings.enrolmentPort),
-    root,
-    credentials: { client: { privateKey, chain } },
-  });
+  return { privateKey, chain: [await issuer.issue(prepared), issuing] };
 }
 
 async function makeAuthorityKey(profile: "root" | "issuing", issuer: AuthorityKey | "self", settings: AuthoritySettings, clock: Clock): Promise<AuthorityKey> {

@@ -195,6 +195,19 @@ export class EnrolledIdentity {
     return until - this.#clock.now().getTime() < (until - from) / 3;
   }
 
+  /**
+   * Puts a credential of this identity, validated first, in the place of the one that the role has: in memory and in its file.
+   * @throws SignetError peer-mismatch, storage-unavailable, and what is wrong with its path
+   */
+  adopt(role: Role, credential: Credential): void {
+    const root = this.trustAnchors[0] as Certificate;
+    const { uri } = identityOf(credential, root, role, this.#clock.now());
+    if (uri !== this.identity.uri) throw new SignetError("peer-mismatch", `The CA certified ${uri} where ${this.identity.uri} was asked for.`);
+    if (this.#directory !== undefined) writeFileDurably(path.join(this.#directory, credentialFile(role)), credentialText(credential), 0o600);
+    this.#credentials.set(role, credential);
+    for (const listener of this.#renewed) listener(role);
+  }
+
   onRenewal(listener: (role: Role) => void): () => void {
     this.#renewed.add(listener);
     return () => this.#renewed.delete(listener);
@@ -221,11 +234,7 @@ export class EnrolledIdentity {
     const answer = await this.#client.enrollMutually(route, await createCsr(privateKey, { commonName: this.identity.name, uri: this.identity.uri }));
     // The answer holds the certificate alone (RFC 7030 section 4.2.3); its issuers come from cacerts.
     const credential = { privateKey, chain: chainFor([...answer, ...(await this.#client.cacerts())], privateKey, root) };
-    const { uri } = identityOf(credential, root, role, this.#clock.now());
-    if (uri !== this.identity.uri) throw new SignetError("peer-mismatch", `The CA certified ${uri} where ${this.identity.uri} was asked for.`);
-    if (this.#directory !== undefined) writeFileDurably(path.join(this.#directory, credentialFile(role)), credentialText(credential), 0o600);
-    this.#credentials.set(role, credential);
-    for (const listener of this.#renewed) listener(role);
+    this.adopt(role, credential);
   }
 }
 
