@@ -14,7 +14,7 @@ import { attackReport, renderHtml, type Report } from "#scripts/demo/report.ts";
 import { SystemUnderAttack, trustDomain } from "#scripts/demo/world.ts";
 
 // The whole catalogue runs in `npm run demo`; here at least one attack of each family, and each rule that must stop one by itself.
-const representative = ["P04", "P08", "R05", "R06", "R08", "R12", "R14", "T12", "K05", "C06"];
+const representative = ["P04", "P08", "R05", "R06", "R08", "R12", "R14", "T12", "K05", "C01", "C06"];
 
 const attackOf = (id: string): Attack => {
   const found = catalogue.find((attack) => attack.id === id);

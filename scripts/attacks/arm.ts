@@ -112,8 +112,9 @@ try {
   if (act === undefined) throw new Error(`no ${role} in ${id} ${armName}`);
   await act(stage);
 } catch (error) {
-  // A role that ends in an exception did not play its part: the verdict must not rest on it.
-  send({ failed: `${role}: ${errorCodeOf(error)}: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}` });
+  // A role that ends in an exception did not play its part: the verdict must not rest on it. What is said here goes into the
+  // report, which is passed on: no stack, since that names places on this machine.
+  send({ failed: `${role}: ${errorCodeOf(error)}: ${error instanceof Error ? error.message : String(error)}` });
 }
 for (const close of closers) await Promise.resolve(close()).catch(() => {});
 process.stdout.write(`${JSON.stringify({ done: true } satisfies Outbound)}\n`, () => process.exit(0));

@@ -172,7 +172,7 @@ export class SystemUnderAttack {
         this.#others.push(served);
         return { url: served.ready.url, ownKeyName };
       } catch (error) {
-        const code = /"code":"([a-z-]+)"/.exec(error instanceof Error ? error.message : "")?.[1];
+        const code = /^signet kms: ([a-z-]+): /m.exec(error instanceof Error ? error.message : "")?.[1];
         if (code === undefined) throw error;
         return { code };
       }
