@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
-import type { Server, ServerResponse } from "node:http";
+import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
+import type { Duplex } from "node:stream";
 import express, { type Express, type NextFunction, type Request, type RequestHandler, type Response } from "express";
 import type { z } from "zod";
 import { SignetError, toProblem } from "./errors.ts";
@@ -83,8 +84,17 @@ export function sendProblem(response: ServerResponse, error: unknown, requestId:
     return;
   }
   const octets = Buffer.from(JSON.stringify(problem));
-  response.writeHead(problem.status, { "Content-Type": "application/problem+json", "Content-Length": octets.length });
+  response.writeHead(problem.status, problemHead(octets));
   response.end(octets);
+}
+
+/** A problem document with the status that HTTP has for it, where that is finer than the code's. */
+function problemOctets(refusal: SignetError, status: number): Buffer {
+  return Buffer.from(JSON.stringify({ ...toProblem(refusal, randomUUID()), status }));
+}
+
+function problemHead(octets: Uint8Array) {
+  return { "Content-Type": "application/problem+json", "Content-Length": octets.length };
 }
 
 export function sendJson(response: Response, status: number, body: object): void {
@@ -137,11 +147,37 @@ export function listen(server: Server, port: number, host: string): Promise<numb
   server.headersTimeout = 10_000;
   server.requestTimeout = 30_000;
   server.keepAliveTimeout = 65_000;
+  // Longer than any answer is held: it ends the connections of those who do not read theirs.
+  server.timeout = 90_000;
+  server.on("clientError", refuseUnparsed);
+  server.on("checkExpectation", (_request: IncomingMessage, response: ServerResponse) => {
+    const octets = problemOctets(new SignetError("request-malformed", "The only expectation that is met is 100-continue."), 417);
+    response.writeHead(417, problemHead(octets)).end(octets);
+  });
   return new Promise((resolve, reject) => {
     server.once("error", (cause) => reject(new SignetError("port-taken", `Port ${port} of ${host} cannot be bound.`, { details: { port }, cause })));
     server.listen(port, host, () => resolve((server.address() as AddressInfo).port));
   });
 }
+
+/** Answers what node:http could not parse, which no application sees, and ends the connection. */
+function refuseUnparsed(error: NodeJS.ErrnoException, socket: Duplex): void {
+  if (!socket.writable || error.code === "ECONNRESET") {
+    socket.destroy();
+    return;
+  }
+  const [statusLine, refusal] = unparsed[error.code ?? ""] ?? ["400 Bad Request", new SignetError("request-malformed", "The request is not HTTP/1.1.")];
+  const octets = problemOctets(refusal, Number.parseInt(statusLine, 10));
+  const head = Object.entries({ ...problemHead(octets), Connection: "close" }).map(([name, value]) => `${name}: ${value}\r\n`);
+  socket.end(Buffer.concat([Buffer.from(`HTTP/1.1 ${statusLine}\r\n${head.join("")}\r\n`), octets]), () => socket.destroy());
+}
+
+/** By error code of node:http: the status that HTTP has for it, and the refusal. */
+const unparsed: Readonly<Record<string, readonly [string, SignetError]>> = {
+  HPE_HEADER_OVERFLOW: ["431 Request Header Fields Too Large", new SignetError("request-malformed", "The head of a request has 16 KiB at most.")],
+  HPE_CHUNK_EXTENSIONS_OVERFLOW: ["413 Payload Too Large", new SignetError("body-too-large", "Chunk extensions are not read.")],
+  ERR_HTTP_REQUEST_TIMEOUT: ["408 Request Timeout", new SignetError("timed-out", "The request did not arrive whole within its time.")],
+};
 
 /** Takes no more connections, lets open requests end, and cuts what is left after two seconds. */
 export function close(server: Server): Promise<void> {

@@ -77,6 +77,21 @@ test.each<[string, number, string, [method: string, path: string, headers?: Reco
   expect(answer.body).not.toContain("canary");
 });
 
+test.each<[string, number, string, string]>([
+  ["what is no HTTP", 400, "request-malformed", "\0\u0001\u0002\r\n\r\n"],
+  ["two lengths", 400, "request-malformed", "POST /v1/things HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"],
+  ["a head beyond its limit", 431, "request-malformed", `GET /v1/things HTTP/1.1\r\nHost: x\r\nX-Filler: ${"a".repeat(20_000)}\r\n\r\n`],
+  ["chunk extensions beyond their limit", 413, "body-too-large", `POST /v1/things HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1;${"x".repeat(20_000)}\r\n`],
+  ["an expectation that nobody knows", 417, "request-malformed", "POST /v1/things HTTP/1.1\r\nHost: x\r\nConnection: close\r\nExpect: miracles\r\nContent-Length: 0\r\n\r\n"],
+])("%s is refused with a problem document before it reaches the application", async (_, status, code, octets) => {
+  const socket = connect(port, "127.0.0.1");
+  socket.write(octets, "latin1");
+  const [head = "", body = ""] = (await text(socket)).split("\r\n\r\n");
+  expect(head).toMatch(new RegExp(`^HTTP/1.1 ${status} `));
+  expect(head.toLowerCase()).toContain("content-type: application/problem+json");
+  expect(JSON.parse(body)).toMatchObject({ status, code, requestId: expect.stringMatching(/^[0-9a-f-]{36}$/) });
+});
+
 test("what fits is served, and says that nobody may keep it", async () => {
   const answer = await call("POST", "/v1/things", { "content-type": "application/json; charset=utf-8" }, '{"name":"a"}');
   expect([answer.status, JSON.parse(answer.body), answer.headers["cache-control"]]).toEqual([201, { name: "a" }, "no-store"]);
