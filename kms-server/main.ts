@@ -27,7 +27,7 @@ const usage = `The key-management service of Signet.
   --port N                port to listen on; 0, the default, takes a free one
   --host ADDRESS          address to listen on; 127.0.0.1 unless told
   --identity DIR          the enrolled identity; DIR/kms/identity unless told
-  --ca URL                enrolment URL of the CA: needed once, while there is no identity
+  --ca URL                enrolment URL of the CA: needed while there is no identity, or one that has expired
   --root-fingerprint HEX  SHA-256 of the root certificate: needed with --ca
 
 The enrolment token comes from the environment (SIGNET_ENROLMENT_TOKEN) or from standard input.
@@ -108,17 +108,28 @@ async function openIdentity({ identity: directory, ca, rootFingerprint }: Argume
   let token = process.env["SIGNET_ENROLMENT_TOKEN"];
   // Not for the children of this process, nor for whoever reads its environment from here on.
   delete process.env["SIGNET_ENROLMENT_TOKEN"];
-  let identity: EnrolledIdentity;
-  if (EnrolledIdentity.isAt(directory)) identity = EnrolledIdentity.open(directory, { log, maxAgeMilliseconds });
-  else {
-    if (ca === undefined || rootFingerprint === undefined) throw new SignetError("usage", `There is no identity in ${directory}: --ca and --root-fingerprint are needed to enrol.`);
+  const enrol = async (code: "usage" | "certificate-expired", missing: string, into?: string): Promise<EnrolledIdentity> => {
+    if (ca === undefined || rootFingerprint === undefined) throw new SignetError(code, `${missing}: --ca and --root-fingerprint are needed to enrol.`);
     token = (token ?? (await text(process.stdin))).trim();
     if (token === "") throw new SignetError("usage", "The enrolment token is missing: set SIGNET_ENROLMENT_TOKEN, or write it to standard input.");
-    identity = await EnrolledIdentity.enroll({ caUrl: ca, rootFingerprint, name: "kms", token, directory, log, maxAgeMilliseconds });
+    return EnrolledIdentity.enroll({ caUrl: ca, rootFingerprint, name: "kms", token, log, maxAgeMilliseconds, ...(into === undefined ? {} : { directory: into }) });
+  };
+  let identity: EnrolledIdentity;
+  if (EnrolledIdentity.isAt(directory)) {
+    identity = EnrolledIdentity.open(directory, { log, maxAgeMilliseconds });
+    if (identity.isExpired("client")) {
+      // Only a new token brings it back. It stays the same identity, and keeps its floors.
+      const fresh = await enrol("certificate-expired", `The certificate of ${identity.identity.uri} in ${directory} has expired`);
+      identity.adopt("client", fresh.credential("client"));
+      fresh.stop();
+      log.info({ identity: identity.identity.uri }, "enrolled anew");
+    }
+  } else {
+    identity = await enrol("usage", `There is no identity in ${directory}`, directory);
     log.info({ identity: identity.identity.uri }, "enrolled");
   }
   if (identity.identity.kind !== "service") throw new SignetError("peer-mismatch", `${identity.identity.uri} is not the identity of a service.`);
-  if (!identity.hasRole("server")) {
+  if (!identity.hasRole("server") || identity.isExpired("server")) {
     await identity.refreshRevocation();
     await identity.enrollServerRole();
   }

@@ -195,6 +195,11 @@ export class EnrolledIdentity {
     return until - this.#clock.now().getTime() < (until - from) / 3;
   }
 
+  isExpired(role: Role): boolean {
+    const [certificate] = this.credential(role).chain;
+    return certificate === undefined || certificate.notAfter < this.#clock.now();
+  }
+
   /**
    * Puts a credential of this identity, validated first, in the place of the one that the role has: in memory and in its file.
    * @throws SignetError peer-mismatch, storage-unavailable, and what is wrong with its path

@@ -174,7 +174,8 @@ async function bringUpKms(invocation: Invocation, options: KmsOptions, signal: A
   const port = options.kmsPort ?? recordedPort(readServices(data).kms?.url) ?? defaultPorts.kms;
   const argv = ["--data", layout.root, "--port", String(port), "--identity", layout.kmsIdentity, ...(options.host === undefined ? [] : ["--host", options.host])];
   let token: string | undefined;
-  if (!EnrolledIdentity.isAt(layout.kmsIdentity)) {
+  // One that expired, after a long stop, is enrolled anew.
+  if (!EnrolledIdentity.isAt(layout.kmsIdentity) || EnrolledIdentity.open(layout.kmsIdentity).isExpired("client")) {
     const enrolment = options.enrolment ?? (await tokenForKms(invocation));
     argv.push("--ca", enrolment.caUrl, "--root-fingerprint", enrolment.rootFingerprint);
     token = enrolment.token;

@@ -2,7 +2,13 @@ import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "n
 import path from "node:path";
 import { expect, onTestFinished, test } from "vitest";
 import { Agent } from "#agents/agent.ts";
+import { Authority, initialiseAuthority } from "#ca/authority.ts";
+import { createToken } from "#ca/enrollment.ts";
 import { identityUri } from "#pki/certificate-profile.ts";
+import { EnrolledIdentity } from "#pki/identity.ts";
+import { createCsr, generateKeyPair } from "#pki/keys.ts";
+import { silentLog } from "#pki/log.ts";
+import { openSqlite } from "#store/sqlite.ts";
 import { temporaryDirectory } from "#test/support/temporary-directory.ts";
 import { issueToken, ServiceRefused, startCa, startKms, startService } from "#test/support/services.ts";
 
@@ -41,6 +47,32 @@ test("what a killed initialisation left is made anew", async () => {
   const outcome = await startService("kms-server/main.ts", ["--data", directory]).then(() => undefined, (error: unknown) => error);
   expect(outcome).toMatchObject({ exitCode: 1, log: expect.stringContaining("signet kms: usage: There is no identity") });
   expect(JSON.parse(readFileSync(path.join(directory, "kms", "signet-kms.json"), "utf8"))).toMatchObject({ complete: true });
+});
+
+test("after a stop that outlived its certificate the KMS says so, and enrols anew as who it was with a token", async () => {
+  const directory = temporaryDirectory();
+  const clock = { now: () => new Date(Date.now() - 40 * 86_400_000), monotonicMilliseconds: () => 0 };
+  await initialiseAuthority(directory, { clock });
+  const authority = await Authority.open(directory, { clock, log: silentLog });
+  const ledger = openSqlite(path.join(directory, "ca", "ca.sqlite"), { mode: "existing" });
+  const uri = identityUri(authority.settings.trustDomain, "service", "kms");
+  const token = await ledger.transaction((transaction) => createToken(transaction, { identity: uri, dns: ["localhost"], ip: [] }, new Date()));
+  await ledger.close();
+  const { privateKey } = await generateKeyPair("ec-p256");
+  const expired = await authority.enroll("kms", token, await createCsr(privateKey, {}));
+  const credential = { privateKey, chain: [expired, authority.issuingCertificate] };
+  const identity = path.join(directory, "identity");
+  EnrolledIdentity.write(identity, { uri, caUrl: `https://localhost:${authority.settings.enrolmentPort}`, root: authority.root, credentials: { client: credential } });
+  await authority.close();
+
+  const refused = await startService("kms-server/main.ts", ["--data", directory, "--identity", identity]).then(() => undefined, (error: unknown) => error);
+  expect(refused).toMatchObject({ exitCode: 5, log: expect.stringMatching(/^signet kms: certificate-expired: The certificate of .+ has expired/) });
+
+  const ca = await startCa(directory);
+  const kms = await startKms(ca, directory, { arguments: ["--identity", identity] });
+  const enrolled = EnrolledIdentity.open(identity);
+  expect([enrolled.identity.uri, enrolled.isExpired("client"), enrolled.isExpired("server")]).toEqual([uri, false, false]);
+  expect(await kms.stop()).toBe(0);
 });
 
 // One test, since each start costs; its steps are the rules.
