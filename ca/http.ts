@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { createServer as createHttpServer, type Server } from "node:http";
 import { createServer as createTlsServer, type Server as TlsServer } from "node:https";
 import type { TLSSocket } from "node:tls";
@@ -335,10 +336,19 @@ function missingCrl(name: string): never {
   throw new SignetError("not-found", `There is no CRL ${JSON.stringify(name.slice(0, 32))}.`);
 }
 
-/** Strong: one number, one content. */
+/**
+ * Strong (RFC 9110 section 8.8.3), by content: an authority that was put back from a backup gives a number again to another CRL, and
+ * a party that holds the first must not hear that nothing is new.
+ */
 function etagOf({ crl }: PublishedCrl): string {
-  return `"${crl.crlNumber}"`;
+  const known = etags.get(crl);
+  if (known !== undefined) return known;
+  const etag = `"${crl.crlNumber}.${createHash("sha256").update(crl.der).digest("hex").slice(0, 32)}"`;
+  etags.set(crl, etag);
+  return etag;
 }
+
+const etags = new WeakMap<PublishedCrl["crl"], string>();
 
 function waitSecondsOf(request: Request): number {
   const wait = /(?:^|[,;\s])wait=(\d{1,5})(?:$|[,;\s])/.exec(request.headers["prefer"]?.toString() ?? "")?.[1];

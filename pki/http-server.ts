@@ -78,7 +78,9 @@ export function requestIdOf(response: Response): string {
 /** Answers with the problem document of an error; a connection whose answer has begun is cut. Defects and outages go to the log. */
 export function sendProblem(response: ServerResponse, error: unknown, requestId: string, log: Log): void {
   const problem = toProblem(refusalOf(error), requestId);
-  if (problem.status >= 500) log.error({ err: error, requestId }, "request failed");
+  // An outage is said by its code, however often it is met; a defect, which may be anything, with its stack.
+  if (error instanceof SignetError && error.retryable) log.warn({ code: error.code, reason: error.message, cause: causeOf(error), requestId }, "request refused");
+  else if (problem.status >= 500) log.error({ err: error, requestId }, "request failed");
   if (response.headersSent) {
     response.destroy();
     return;
@@ -86,6 +88,10 @@ export function sendProblem(response: ServerResponse, error: unknown, requestId:
   const octets = Buffer.from(JSON.stringify(problem));
   response.writeHead(problem.status, problemHead(octets));
   response.end(octets);
+}
+
+function causeOf(error: SignetError): string | undefined {
+  return error.cause instanceof Error ? error.cause.message : undefined;
 }
 
 /** A problem document with the status that HTTP has for it, where that is finer than the code's. */

@@ -58,6 +58,20 @@ test("a clock that is set back does not end a serving authority", async () => {
   expect(() => vi.advanceTimersByTime(5 * 60_000)).not.toThrow();
 });
 
+test("an authority that was put back from a backup gives another entity tag to another CRL of the same number", async () => {
+  const clock = new TestClock();
+  const seen: (readonly [bigint | undefined, string | null])[] = [];
+  for (const data of [initialised(), initialised()]) {
+    const authority = await startedAt(clock, data);
+    const serving = await serveAuthority(authority, { clock, log: silentLog });
+    const { headers } = await fetch(`${serving.publicationUrl}/crl/leaf-0.crl`, { headers: { connection: "close" } });
+    seen.push([authority.publisher.current("leaf-0")?.crl.crlNumber, headers.get("etag")]);
+    await serving.close();
+  }
+  expect(seen[0]?.[0]).toBe(seen[1]?.[0]);
+  expect(seen[0]?.[1]).not.toBe(seen[1]?.[1]);
+});
+
 test("a start replaces the own server certificate when it is revoked, and not when it stands", async () => {
   const clock = new TestClock();
   const data = initialised();

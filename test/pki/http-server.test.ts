@@ -1,11 +1,12 @@
 import { once } from "node:events";
-import { createServer, request as send, type IncomingMessage } from "node:http";
+import { createServer, request as send, type IncomingMessage, type ServerResponse } from "node:http";
 import { connect } from "node:net";
 import { text } from "node:stream/consumers";
+import { pino } from "pino";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { z } from "zod";
 import { SignetError } from "#pki/errors.ts";
-import { bodyLimitBytes, close, createApplication, jsonBody, listen, parse, sendJson } from "#pki/http-server.ts";
+import { bodyLimitBytes, close, createApplication, jsonBody, listen, parse, sendJson, sendProblem } from "#pki/http-server.ts";
 import { silentLog } from "#pki/log.ts";
 
 let port = 0;
@@ -98,6 +99,16 @@ test("what fits is served, and says that nobody may keep it", async () => {
   expect(answer.headers["x-powered-by"]).toBeUndefined();
   expect(answer.headers["etag"]).toBeUndefined();
   expect(reached).toContain("POST");
+});
+
+test("an outage goes to the log by its code, a defect with its stack", () => {
+  const lines: string[] = [];
+  const log = pino({}, { write: (line: string) => void lines.push(line) });
+  const response = () => ({ headersSent: false, writeHead: () => {}, end: () => {} }) as unknown as ServerResponse;
+  sendProblem(response(), new SignetError("crl-stale", "The CRL ended."), "1", log);
+  sendProblem(response(), new TypeError("inner"), "2", log);
+  sendProblem(response(), new SignetError("not-permitted", "Not you."), "3", log);
+  expect(lines.map((line) => [line.includes('"code":"crl-stale"'), line.includes('"stack"')])).toEqual([[true, false], [false, true]]);
 });
 
 test("a port that is in use is named", async () => {
