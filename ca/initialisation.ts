@@ -7,6 +7,7 @@ import { SignetError } from "#pki/errors.ts";
 import { EnrolledIdentity } from "#pki/identity.ts";
 import { generateKeyPair, signerFromKey, type SecretKey } from "#pki/keys.ts";
 import type { Credential } from "#pki/mtls.ts";
+import { identityNamePattern } from "#pki/protocol-ca.ts";
 import { createUnsealKey, readUnsealKey } from "#pki/unseal.ts";
 import { AuditLog } from "#store/audit-log.ts";
 import { DataDirectory } from "#store/data-directory.ts";
@@ -96,6 +97,9 @@ async function completeSettings(options: InitialisationOptions): Promise<Authori
   const wildcard = host === "0.0.0.0" || host === "::";
   if (!isTrustDomain(trustDomain)) throw new SignetError("usage", `${trustDomain} is no trust domain: two DNS labels or more, in lower case, without underscore.`);
   if (wildcard && dns.length + ip.length === 0) throw new SignetError("usage", `Whoever is to reach ${host} needs a name for it: give --dns NAME or --ip ADDRESS.`);
+  // Here, before anything is made: they stand in the issuing CA's name constraints.
+  const odd = [...dns.filter((name) => name.length > 253 || !name.split(".").every((label) => identityNamePattern.test(label))), ...ip.filter((address) => isIP(address) === 0 || address.includes("%"))];
+  if (odd.length > 0) throw new SignetError("usage", `No DNS name in lower case, or no address: ${odd.join(", ")}.`);
   const chosen = [options.enrolmentPort, options.mutualPort, options.publicationPort].map((port) => port ?? 0);
   const [enrolmentPort = 0, mutualPort = 0, publicationPort = 0] = await freePorts(host, chosen);
   return { trustDomain, host, enrolmentPort, mutualPort, publicationPort, dns: [...dns], ip: isIP(host) === 0 || wildcard ? [...ip] : [...new Set([...ip, host])] };

@@ -336,9 +336,14 @@ export class KeyService {
     const counted = [...this.#denials.values()];
     this.#denials.clear();
     if (counted.length === 0) return;
-    await this.#durably(async (tx) => {
-      for (const { caller, operation, count } of counted) await this.#store.addDenials(tx, caller, operation, count);
-    });
+    try {
+      await this.#durably(async (tx) => {
+        for (const { caller, operation, count } of counted) await this.#store.addDenials(tx, caller, operation, count);
+      });
+    } catch (error) {
+      for (const { caller, operation, count } of counted) this.#countDenials(caller, operation, count);
+      throw error;
+    }
   }
 
   /** A key as last committed, if the caller may do this to it. */
@@ -356,10 +361,14 @@ export class KeyService {
   }
 
   #denied(caller: Identity, operation: KeyOperation): SignetError {
-    const counter = this.#denials.get(`${operation} ${caller.uri}`);
-    if (counter === undefined) this.#denials.set(`${operation} ${caller.uri}`, { caller: caller.uri, operation, count: 1 });
-    else counter.count += 1;
+    this.#countDenials(caller.uri, operation, 1);
     return notPermitted();
+  }
+
+  #countDenials(caller: string, operation: KeyOperation, count: number): void {
+    const counter = this.#denials.get(`${operation} ${caller}`);
+    if (counter === undefined) this.#denials.set(`${operation} ${caller}`, { caller, operation, count });
+    else counter.count += count;
   }
 
   /** Runs a change of one key in one transaction, once for each Idempotency-Key, and answers with the key's description. */

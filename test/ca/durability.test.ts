@@ -1,4 +1,4 @@
-import { cpSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -176,9 +176,13 @@ describe("a start is refused with the reason, and nothing is touched", () => {
     expect(EnrolledIdentity.open(path.join(data, "operator")).identity.uri).toBe("spiffe://signet.internal/operator/admin");
   });
 
-  test("a trust domain of one label, an address that no certificate could name", async () => {
-    for (const options of [{ trustDomain: "signet" }, { trustDomain: "signet_ca.internal" }, { host: "0.0.0.0" }])
-      await expect(initialiseAuthority(path.join(temporaryDirectory(), "new"), { ...options, clock: systemClock })).rejects.toMatchObject({ code: "usage" });
+  test("a trust domain of one label, a name or an address that no certificate could carry", async () => {
+    const odd = [{ dns: ["bad name"] }, { dns: ["*.example.test"] }, { dns: ["Example.test"] }, { ip: ["999.1.1.1"] }, { ip: ["fe80::1%eth0"] }];
+    for (const options of [{ trustDomain: "signet" }, { trustDomain: "signet_ca.internal" }, { host: "0.0.0.0" }, ...odd]) {
+      const data = path.join(temporaryDirectory(), "new");
+      await expect(initialiseAuthority(data, { ...options, clock: systemClock })).rejects.toMatchObject({ code: "usage" });
+      expect(existsSync(data)).toBe(false);
+    }
   });
 
   test("the process says it in one line, with its exit code", async () => {

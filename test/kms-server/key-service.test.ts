@@ -1,9 +1,13 @@
+import path from "node:path";
 import { onTestFinished, describe, expect, test } from "vitest";
-import { idempotencyMilliseconds, keyUsageLimits, type KeyService } from "#kms-server/key-service.ts";
+import { idempotencyMilliseconds, keyUsageLimits, KeyService } from "#kms-server/key-service.ts";
+import { systemClock } from "#pki/clock.ts";
 import { SignetError } from "#pki/errors.ts";
 import { SecretKey } from "#pki/keys.ts";
 import type { AuthenticatedPeer } from "#pki/mtls.ts";
 import type { KeyDescription } from "#pki/protocol-kms.ts";
+import { AuditLog } from "#store/audit-log.ts";
+import { openSqlite } from "#store/sqlite.ts";
 import { temporaryDirectory } from "#test/support/temporary-directory.ts";
 import { callBy, materialOf, openKeyService, testPeer, trustDomain } from "./fixture.ts";
 
@@ -81,6 +85,27 @@ describe("the policy, over the service", () => {
       { caller: dave.identity.uri, operation: "revoke", count: 1 },
     ]);
     expect(await actions()).toEqual([]);
+  });
+
+  test("denials that could not be written are written the next time", async () => {
+    const { dave } = await running();
+    const engine = openSqlite(path.join(temporaryDirectory(), "kms.sqlite"));
+    onTestFinished(() => engine.close());
+    await engine.migrate(new URL("../../kms-server/migrations/", import.meta.url));
+    let full = false;
+    const service = await KeyService.open({
+      engine: { dialect: engine.dialect, read: (work) => engine.read(work), migrate: (url) => engine.migrate(url), close: () => engine.close(), transaction: (work) => (full ? Promise.reject(new SignetError("storage-unavailable", "full")) : engine.transaction(work)) },
+      auditLog: await AuditLog.open(engine, systemClock),
+      unsealKey: SecretKey.random(32),
+      recheck: () => {},
+      clock: systemClock,
+      trustDomain,
+    });
+    await expect(service.describe(callBy(dave), "x")).rejects.toMatchObject(code("not-permitted"));
+    full = true;
+    await expect(service.flushDenials()).rejects.toMatchObject(code("audit-unavailable"));
+    full = false;
+    expect(await service.denials()).toEqual([{ caller: dave.identity.uri, operation: "describe", count: 1 }]);
   });
 
   test.each(["not a uri", `spiffe://${trustDomain}/operator/olga`, `spiffe://${trustDomain}/service/kms`, "spiffe://other.internal/agent/bob", `spiffe://${trustDomain}/agent/Bob`])(
