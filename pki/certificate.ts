@@ -39,6 +39,8 @@ export class Certificate {
   readonly version: number;
   /** Hex of the INTEGER, lower case, without a leading 00 octet; "-" in front where it is negative. */
   readonly serialNumber: string;
+  /** Content octets of the same INTEGER. */
+  readonly serialNumberOctets: Uint8Array;
   readonly issuer: Name;
   readonly subject: Name;
   /** Milliseconds since 1970; `notBefore` and `notAfter` are the same as dates. */
@@ -71,7 +73,8 @@ export class Certificate {
     this.version = version === undefined ? 1 : version.readCount() + 1;
     version?.finish();
     if (version !== undefined && this.version !== 2 && this.version !== 3) throw malformed(`version ${this.version}`);
-    this.serialNumber = serialNumberHex(tbs.readIntegerBytes());
+    this.serialNumberOctets = tbs.readIntegerBytes();
+    this.serialNumber = serialNumberHex(this.serialNumberOctets);
     const innerAlgorithm = readSignatureAlgorithm(tbs);
     if (innerAlgorithm !== this.signatureAlgorithm && !asBuffer(innerAlgorithm.der).equals(this.signatureAlgorithm.der)) throw malformed("the two signature algorithms differ (RFC 5280 section 4.1.1.2)");
     this.issuer = Name.read(tbs);

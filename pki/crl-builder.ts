@@ -142,8 +142,9 @@ class EntryWriter {
   write(entries: Iterable<RevokedEntry> | PackedRevocations): Buffer {
     if (entries instanceof PackedRevocations) {
       const { serialOctets, serials, revocationTimes, reasons } = entries;
-      const withReason = reasons.reduce((sum, reason) => sum + (reason === 0 ? 0 : reasonExtension.length), 0);
-      this.#reserve(revocationTimes.length * (serialOctets + 5 + 17) + withReason);
+      let withReason = 0;
+      for (const reason of reasons) if (reason !== 0) withReason++;
+      this.#reserve(revocationTimes.length * (serialOctets + 5 + 17) + withReason * reasonExtension.length);
       const target = withView(this.#buffer);
       const source = withView(serials);
       let at = this.#length;

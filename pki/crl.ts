@@ -1,8 +1,8 @@
 /** Certificate revocation lists (RFC 5280 section 5): reading, looking up, and the signature. crl-builder.ts writes them. */
-import { randomInt } from "node:crypto";
 import type { Certificate } from "./certificate.ts";
 import { reasonCodes } from "./crl-builder.ts";
 import type { ReasonCode, RevokedEntry } from "./crl-builder.ts";
+import { CrlIndex, serialOctetsLimit } from "./crl-index.ts";
 import { DerReader, asBuffer, constructedContextTag, contextTag, isUtcTime, prescribedTimeTag, readSingle, tag, valueOfUtcTime } from "./der.ts";
 import { SignetError } from "./errors.ts";
 import { readAuthorityKeyIdentifier, readDistributionPointName, readExtensionList, serialNumberHex } from "./extensions.ts";
@@ -44,7 +44,7 @@ interface IssuerRun {
 
 /**
  * A CRL whose encoding has been checked whole, every entry included. The entries stay where they are, in `der`; the index,
- * made at the first look-up, takes 8 to 16 bytes an entry.
+ * made at the first look-up, lies beside them (crl-index.ts).
  */
 export class CertificateRevocationList {
   /** Not copied: whoever hands the bytes in must not change them. */
@@ -77,10 +77,7 @@ export class CertificateRevocationList {
   readonly #entriesStart: number;
   readonly #entriesEnd: number;
   readonly #issuerRuns: readonly IssuerRun[];
-  #index: Int32Array | undefined;
-  /** Covers every offset into `der`. */
-  readonly #offsetMask: number;
-  #hasDuplicates = false;
+  #index: CrlIndex | undefined;
 
   private constructor(der: Buffer) {
     const outer = new DerReader(der);
@@ -119,7 +116,6 @@ export class CertificateRevocationList {
       this.#entriesStart = this.#entriesEnd = 0;
     }
     this.size = walk.size;
-    this.#offsetMask = 2 ** (32 - Math.clz32(this.#entriesEnd)) - 1;
     this.#issuerRuns = walk.issuerRuns;
     this.reasonsPresent = new Set(reasonCodes.filter((reason, number) => reason !== undefined && (walk.reasonBits & (1 << number)) !== 0) as ReasonCode[]);
     this.criticalEntryExtensions = [...walk.critical];
@@ -171,23 +167,27 @@ export class CertificateRevocationList {
    * `certificateIssuer` they name, or to the CRL's issuer; leave it out for certificates that the CRL's issuer issued.
    * @throws SignetError `request-malformed` where `serialNumber` is not in the form of `Certificate.serialNumber`
    */
-  find(serialNumber: string, certificateIssuer: Name = this.issuer): RevokedEntry | undefined {
-    const octets = serialOctets(serialNumber);
-    if (this.size === 0) return undefined;
-    const bytes = this.der;
+  find(serialNumber: string, certificateIssuer?: Name): RevokedEntry | undefined {
+    const at = this.#locate(serialNumberOctets(serialNumber), certificateIssuer);
+    if (at < 0) return undefined;
+    return usualEntry(this.der, at, serialNumber) ?? readEntry(new DerReader(this.der, at, this.#entriesEnd)).entry;
+  }
+
+  /**
+   * Whether there is an entry of a certificate with this serial number, which costs less than `find`: most are not on the list.
+   * @param serialNumber as `Certificate.serialNumberOctets`
+   * @param certificateIssuer as for `find`
+   */
+  has(serialNumber: Uint8Array, certificateIssuer?: Name): boolean {
+    return this.#locate(serialNumber, certificateIssuer) >= 0;
+  }
+
+  /** Offset of an entry in `der`, or -1. */
+  #locate(serialNumber: Uint8Array, certificateIssuer: Name | undefined): number {
+    if (this.size === 0) return -1;
     const index = (this.#index ??= this.#buildIndex());
-    const slotMask = index.length - 1;
-    const offsetMask = this.#offsetMask;
-    const hash = hashOctets(scratch, 0, octets);
-    for (let slot = (hash >>> 3) & slotMask; ; slot = (slot + 1) & slotMask) {
-      const held = index[slot] as number;
-      if (held === 0) return undefined;
-      const at = held & offsetMask;
-      if (((held ^ hash) & ~offsetMask) !== 0 || !sameOctets(bytes, contentOffset(bytes, at) + 2, octets)) continue;
-      if (this.#issuerRuns.length > 0 && !this.#issuerAt(at).equals(certificateIssuer)) continue;
-      if (this.#issuerRuns.length === 0 && certificateIssuer !== this.issuer && !certificateIssuer.equals(this.issuer)) return undefined;
-      return usualEntry(bytes, at, serialNumber) ?? readEntry(new DerReader(bytes, at, this.#entriesEnd)).entry;
-    }
+    if (this.#issuerRuns.length > 0) return index.locate(serialNumber, (offset) => this.#issuerAt(offset).equals(certificateIssuer ?? this.issuer));
+    return certificateIssuer === undefined || certificateIssuer.equals(this.issuer) ? index.locate(serialNumber) : -1;
   }
 
   /** All entries, in order. For an indirect CRL, `find` knows whose each is. */
@@ -212,8 +212,7 @@ export class CertificateRevocationList {
 
   /** Whether a serial number stands twice, for one certificate issuer. */
   get hasDuplicateEntries(): boolean {
-    if (this.size > 0) this.#index ??= this.#buildIndex();
-    return this.#hasDuplicates;
+    return this.size > 0 && (this.#index ??= this.#buildIndex()).hasDuplicates;
   }
 
   /** Bytes of the index for each entry. */
@@ -221,28 +220,8 @@ export class CertificateRevocationList {
     return this.size === 0 ? 0 : (this.#index ??= this.#buildIndex()).byteLength / this.size;
   }
 
-  /**
-   * Open addressing, half full at most. A slot holds the offset of an entry, 0 where it is free, and above it as many bits of the
-   * hash as 32 leave room for: with them, a look-up that finds nothing seldom has to touch the list.
-   */
-  #buildIndex(): Int32Array {
-    const bytes = this.der;
-    const index = new Int32Array(slotsFor(this.size));
-    const slotMask = index.length - 1;
-    const offsetMask = this.#offsetMask;
-    for (let at = this.#entriesStart; at < this.#entriesEnd; ) {
-      const serial = contentOffset(bytes, at);
-      const hash = hashOctets(bytes, serial + 2, bytes[serial + 1] as number);
-      let slot = (hash >>> 3) & slotMask;
-      for (let held = index[slot] as number; held !== 0; slot = (slot + 1) & slotMask, held = index[slot] as number) {
-        if (((held ^ hash) & ~offsetMask) !== 0) continue;
-        const other = held & offsetMask;
-        if (sameSerial(bytes, contentOffset(bytes, other), serial) && this.#issuerAt(other).equals(this.#issuerAt(at))) this.#hasDuplicates = true;
-      }
-      index[slot] = (hash & ~offsetMask) | at;
-      at = serial + contentLength(bytes, at);
-    }
-    return index;
+  #buildIndex(): CrlIndex {
+    return new CrlIndex(asBuffer(this.der), this.#entriesStart, this.#entriesEnd, this.size, (one, other) => this.#issuerAt(one).equals(this.#issuerAt(other)));
   }
 
   #issuerAt(offset: number): Name {
@@ -306,7 +285,7 @@ function checkEntries(bytes: Buffer, start: number, end: number, walk: EntryWalk
       const reader = new DerReader(bytes, at, end);
       const { entry, certificateIssuer, critical, unknownCritical, serialOctets } = readEntry(reader);
       // The index reads the serial number's header as two octets.
-      if (serialOctets > 127) throw malformed("a serial number of more than 127 octets");
+      if (serialOctets > serialOctetsLimit) throw malformed(`a serial number of more than ${serialOctetsLimit} octets`);
       if (certificateIssuer !== undefined) walk.issuerRuns.push({ start: at, issuer: certificateIssuer });
       if (entry.reason !== undefined) walk.reasonBits |= 1 << reasonCodes.indexOf(entry.reason);
       for (const extension of critical) walk.critical.add(extension);
@@ -404,37 +383,16 @@ function readIssuingDistributionPoint(value: Uint8Array): IssuingDistributionPoi
   });
 }
 
-/** Drawn once a process, so that nobody can choose serial numbers that collide in the index. */
-const hashSeed = randomInt(2 ** 32) | 1;
-
-/** 32 bits over all octets, four at a time. */
-function hashOctets(bytes: Uint8Array, start: number, length: number): number {
-  const end = start + length;
-  let value = hashSeed ^ length;
-  let at = start;
-  for (; at + 4 <= end; at += 4) {
-    const word = (bytes[at] as number) | ((bytes[at + 1] as number) << 8) | ((bytes[at + 2] as number) << 16) | ((bytes[at + 3] as number) << 24);
-    value = Math.imul(value ^ word, 0x2c1b3c6d);
-    value ^= value >>> 15;
-  }
-  for (; at < end; at++) value = Math.imul(value ^ (bytes[at] as number), 0x01000193);
-  value = Math.imul(value ^ (value >>> 13), 0x297a2d39);
-  return value ^ (value >>> 16);
-}
-
-/** Power of two that leaves half of the slots free. */
-const slotsFor = (size: number): number => 2 ** Math.max(2, Math.ceil(Math.log2(size * 2)));
-
-/** Content octets of the serial number that is looked for; look-ups are synchronous, so one place will do. */
-const scratch = new Uint8Array(128);
+/** What `serialNumberOctets` answers with; look-ups are synchronous, so one place will do. */
+const scratch = new Uint8Array(serialOctetsLimit + 1);
 /** Value of a hex digit in lower case by its character code; -1 for other characters. */
 const nibbles = Int8Array.from({ length: 128 }, (_, code) => "0123456789abcdef".indexOf(String.fromCharCode(code)));
 
 /**
- * Puts the INTEGER content of a serial number in hex into `scratch` and returns its length. A text in another form is refused:
- * that nothing is found for it would mean "not revoked".
+ * INTEGER content of a serial number in hex, good until the next call. A text in another form is refused: that nothing is found for it
+ * would mean "not revoked".
  */
-function serialOctets(serialNumber: string): number {
+function serialNumberOctets(serialNumber: string): Uint8Array {
   const start = serialNumber.charCodeAt(0) === 0x2d ? 1 : 0;
   const digits = serialNumber.length - start;
   if (digits === 0 || digits % 2 !== 0 || digits > 252) return refuseSerialNumber();
@@ -456,39 +414,11 @@ function serialOctets(serialNumber: string): number {
   const first = scratch[0] as number;
   const second = length > 1 ? (scratch[1] as number) : 0x80;
   if (start === 1 ? first < 0x80 || (first === 0xff && second >= 0x80 && length > 1) : first === 0 && (second < 0x80 || digits === 2 * length) && length > 1) return refuseSerialNumber();
-  return length;
+  return scratch.subarray(0, length);
 }
 
 function refuseSerialNumber(): never {
   throw new SignetError("request-malformed", "A serial number is lower-case hex of whole octets, without leading zero octets.");
-}
-
-/** Whether the INTEGER content at `at` is what `scratch` holds; its header is the two octets before. */
-function sameOctets(bytes: Uint8Array, at: number, octets: number): boolean {
-  if (bytes[at - 1] !== octets) return false;
-  for (let i = 0; i < octets; i++) if (bytes[at + i] !== scratch[i]) return false;
-  return true;
-}
-
-/** Whether two INTEGER elements of fewer than 128 octets are the same. */
-function sameSerial(bytes: Uint8Array, one: number, other: number): boolean {
-  const length = bytes[one + 1] as number;
-  for (let i = 1; i < length + 2; i++) if (bytes[one + i] !== bytes[other + i]) return false;
-  return true;
-}
-
-/** Offset of the content of the element at `at`, in bytes that have been checked. */
-function contentOffset(bytes: Uint8Array, at: number): number {
-  const first = bytes[at + 1] as number;
-  return first < 0x80 ? at + 2 : at + 2 + (first & 0x7f);
-}
-
-function contentLength(bytes: Uint8Array, at: number): number {
-  const first = bytes[at + 1] as number;
-  if (first < 0x80) return first;
-  let length = 0;
-  for (let i = 0; i < (first & 0x7f); i++) length = length * 256 + (bytes[at + 2 + i] as number);
-  return length;
 }
 
 function malformed(reason: string, cause?: unknown): SignetError {

@@ -6,7 +6,7 @@ import {
   generateKeyPair as generateKeyPairWithCallback,
   KeyObject,
   randomBytes,
-  sign as signWithCallback,
+  sign,
   timingSafeEqual,
   type webcrypto,
 } from "node:crypto";
@@ -94,7 +94,10 @@ export interface Signer {
   sign(toBeSigned: Uint8Array): Promise<Uint8Array>;
 }
 
-/** Signs with a key in memory, on a worker thread. @throws SignetError key-rejected for a kind of key that Signet does not use */
+/** From here on, bytes are signed where they are: a worker thread gets a copy of them, which takes the event loop as long as the hash does. */
+const signedInPlaceOctets = 1 << 20;
+
+/** Signs with a key in memory, on a worker thread where that is of use. @throws SignetError key-rejected for a kind of key that Signet does not use */
 export function signerFromKey(privateKey: KeyObject): Signer {
   const keyType = keyTypeOf(privateKey);
   if (keyType === undefined) throw new SignetError("key-rejected", `A key of type ${privateKey.asymmetricKeyType ?? privateKey.type} does not sign for Signet.`);
@@ -105,7 +108,8 @@ export function signerFromKey(privateKey: KeyObject): Signer {
     signatureAlgorithm: Buffer.from(signatureAlgorithm, "hex"),
     sign: (toBeSigned) =>
       new Promise((resolve, reject) => {
-        signWithCallback(digest, toBeSigned, privateKey, (error, signature) => (error === null ? resolve(signature) : reject(error)));
+        if (toBeSigned.length >= signedInPlaceOctets) resolve(sign(digest, toBeSigned, privateKey));
+        else sign(digest, toBeSigned, privateKey, (error, signature) => (error === null ? resolve(signature) : reject(error)));
       }),
   };
 }

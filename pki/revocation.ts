@@ -247,13 +247,7 @@ export class RevocationStore {
       const held = this.#covering(certificate, issuer);
       if (held === undefined) throw new SignetError("crl-missing", `No CRL covers ${certificate.label} (serial number ${certificate.serialNumber}).`, { details: { serialNumber: certificate.serialNumber } });
       const { crl, refreshedAt } = held;
-      const entry = crl.find(certificate.serialNumber);
-      if (entry !== undefined) {
-        const reason = entry.reason ?? "unspecified";
-        throw new SignetError("certificate-revoked", `The certificate ${certificate.serialNumber} (${certificate.label}) was revoked at ${entry.revocationDate.toISOString()}: ${reason}.`, {
-          details: { serialNumber: certificate.serialNumber, reason, revocationDate: entry.revocationDate.toISOString(), crlNumber: String(crl.crlNumber) },
-        });
-      }
+      if (crl.has(certificate.serialNumberOctets)) throw revoked(certificate, crl);
       if (crl.nextUpdate.getTime() <= now.getTime()) throw stale(crl);
       if (monotonic - refreshedAt > maxAgeMilliseconds) throw new SignetError("crl-refresh-overdue", `The CRL of ${crl.issuer} was last confirmed ${Math.round((monotonic - refreshedAt) / 1000)} s ago, over ${maxAgeMilliseconds / 1000} s.`);
       validUntil = Math.min(validUntil, crl.nextUpdate.getTime() - 1, certificate.notAfterTime);
@@ -378,6 +372,14 @@ function scopeOf(issuerKeyId: string, crl: CertificateRevocationList): string {
 function sharesDistributionPoint(certificate: Certificate, fullNames: readonly { readonly kind: string }[]): boolean {
   const uris = new Set(fullNames.flatMap((name) => (name.kind === "uri" && "value" in name ? [name.value] : [])));
   return (certificate.extensions.crlDistributionPoints ?? []).some((point) => (point.fullNames ?? []).some((name) => name.kind === "uri" && uris.has(name.value)));
+}
+
+function revoked({ serialNumber, label }: Certificate, crl: CertificateRevocationList): SignetError {
+  const { reason = "unspecified", revocationDate } = crl.find(serialNumber) ?? {};
+  const since = revocationDate?.toISOString() ?? "";
+  return new SignetError("certificate-revoked", `The certificate ${serialNumber} (${label}) was revoked at ${since}: ${reason}.`, {
+    details: { serialNumber, reason, revocationDate: since, crlNumber: String(crl.crlNumber) },
+  });
 }
 
 function stale(crl: CertificateRevocationList): SignetError {

@@ -317,6 +317,21 @@ describe("a CRL", () => {
     expect(crlToBeSigned({ ...common, entries: packed })).toEqual(crlToBeSigned({ ...common, entries }));
   });
 
+  test("finds every serial number of any length among thousands, and no other", () => {
+    const ca = forgeCa("CA");
+    const numbers = Array.from({ length: 3000 }, (_, n) => `${n % 3 === 0 ? "-" : ""}${n % 3 === 0 ? "8" : "7"}${(n + 0x10000000000).toString(16).padStart(1 + 2 * (5 + (n % 16)), "a")}`);
+    const [listed, others] = [numbers.filter((_, n) => n % 2 === 0), numbers.filter((_, n) => n % 2 === 1)];
+    const crl = forgeCrl({ issuer: ca.name, entries: listed.map((serialNumber) => crlEntry(serialNumber)) }, ca.privateKey);
+    const octetsOf = (serialNumber: string): Uint8Array => hex(serialNumber.replace("-", ""));
+    expect(listed.filter((serialNumber) => crl.find(serialNumber)?.serialNumber !== serialNumber || !crl.has(octetsOf(serialNumber)))).toEqual([]);
+    expect(others.filter((serialNumber) => crl.find(serialNumber) !== undefined || crl.has(octetsOf(serialNumber)))).toEqual([]);
+    expect(crl.hasDuplicateEntries).toBe(false);
+    expect(crl.has(Buffer.alloc(200, 1))).toBe(false);
+    const [first = ""] = listed;
+    const twice = forgeCrl({ issuer: ca.name, entries: [...listed, first].map((serialNumber) => crlEntry(serialNumber)) }, ca.privateKey);
+    expect(twice.hasDuplicateEntries).toBe(true);
+  });
+
   test("is read by OpenSSL", async () => {
     const authority = await testAuthority();
     const printed = execFileSync("openssl", ["crl", "-inform", "DER", "-text", "-noout"], { input: authority.leafCrl(entries.slice(0, 2)).der }).toString();

@@ -41,6 +41,12 @@ test.each(quickTypes)("a fresh %s key is accepted, signs, and makes a CSR that p
   expect(Buffer.from(csr.spki).equals(spki)).toBe(true);
 });
 
+test.each(["ec-p256", "ed25519"] as const)("a %s key signs as many bytes as a long CRL has", async (type) => {
+  const { privateKey, publicKey } = await generateKeyPair(type);
+  const bytes = Buffer.alloc(3 << 20, 1);
+  expect(verify(type === "ec-p256" ? "sha256" : null, bytes, publicKey, await signerFromKey(privateKey).sign(bytes))).toBe(true);
+});
+
 test.each<[string, () => Uint8Array]>([
   ["RSA of 1024 bits", () => spkiOf("rsa", { modulusLength: 1024 })],
   ["RSA of a size between the accepted ones", () => spkiOf("rsa", { modulusLength: 2056 })],
