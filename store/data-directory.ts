@@ -8,7 +8,7 @@ export { writeFileDurably };
 
 export interface DataDirectoryFormat {
   /** Names the marker file, `signet-<service>.json`. */
-  readonly service: "ca" | "kms";
+  readonly service: "ca" | "kms" | "demo";
   /** Version that this code writes; anything newer is left alone. */
   readonly version: number;
 }

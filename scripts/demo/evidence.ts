@@ -45,12 +45,15 @@ export async function gatherEvidence(system: SystemUnderAttack, directory: strin
   await write("issuing.pem", issuing, "the issuing CA");
   const { publicationUrl } = system.ca;
   const crls: string[] = [];
-  for (const [name, what] of [["root", "CRL of the root: issuing CAs that were revoked (none)"], ["leaf-0", "CRL of the issuing CA: Bob is on it"]] as const) {
+  const crlVerifications: Verification[] = [];
+  for (const [name, issuer, what] of [["root", "root", "CRL of the root: issuing CAs that were revoked (none)"], ["leaf-0", "issuing", "CRL of the issuing CA: Bob is on it"]] as const) {
     const pem = crlPem(await download(new URL(`/crl/${name}.crl`, publicationUrl).href));
     crls.push(pem);
     await write(`crl-${name}.pem`, pem, what);
+    crlVerifications.push({ command: `openssl crl -in crl-${name}.pem -CAfile ${issuer}.pem -noout`, outcome: "good" });
   }
   await write("crls.pem", crls.join(""), "both CRLs in one file");
+  verifications.push(...crlVerifications, { command: "openssl verify -x509_strict -crl_check_all -CAfile root.pem -CRLfile crls.pem issuing.pem", outcome: "good" });
   for (const name of ["kms", "alice", "bob", "carol", "dave", "mallory"]) {
     for (const role of ["client", "server"] as const) {
       const chain = await readFile(path.join(system.identityDirectory(name), `${role}.pem`), "utf8").catch(() => "");

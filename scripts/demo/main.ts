@@ -1,7 +1,8 @@
 /** `npm run demo`: brings the system up, tells its story, lets Mallory loose on it, and leaves a report. Loopback only. */
 import type { ChildProcess } from "node:child_process";
 import { readFileSync } from "node:fs";
-import { mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
+import { writeFile } from "node:fs/promises";
+import { constants } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
@@ -10,7 +11,9 @@ import { catalogue } from "../attacks/catalogue.ts";
 import type { Direction } from "../attacks/director.ts";
 import { runAttacks } from "../attacks/run.ts";
 import { equipLaboratory } from "../attacks/forge.ts";
+import { asSignetError, errorLine } from "../command-line/program.ts";
 import { gatherEvidence } from "./evidence.ts";
+import { OutputDirectory } from "./output.ts";
 import { attackReport, type Report, renderHtml, verdictOf } from "./report.ts";
 import { countedBy, tellStory } from "./story.ts";
 import { openTerminal } from "./terminal.ts";
@@ -40,35 +43,46 @@ export async function demo(argv: readonly string[]): Promise<number> {
     process.stdout.write(usage);
     return 0;
   }
-  const chosen = options.only === undefined ? catalogue : catalogue.filter((attack) => options.only?.split(",").includes(attack.id) === true);
-  if (chosen.length === 0) {
-    process.stderr.write(`signet demo: no such attack; there are ${catalogue.map((attack) => attack.id).join(", ")}\n`);
+  const wanted = options.only?.split(",");
+  const unknown = wanted?.filter((id) => !catalogue.some((attack) => attack.id === id)) ?? [];
+  if (unknown.length > 0) {
+    process.stderr.write(`signet demo: no such attack: ${unknown.join(", ")}; there are ${catalogue.map((attack) => attack.id).join(", ")}\n`);
     return 1;
   }
+  const chosen = catalogue.filter((attack) => wanted?.includes(attack.id) ?? true);
 
-  const output = path.resolve(options.directory ?? path.join(projectRoot, "certs", "demo"));
-  await clearOutput(output);
-  const working = await mkdtemp(path.join(output, "run-"));
+  let held: OutputDirectory;
+  try {
+    held = await OutputDirectory.take(path.resolve(options.directory ?? path.join(projectRoot, "certs", "demo")));
+  } catch (error) {
+    const refusal = asSignetError(error);
+    process.stderr.write(`${errorLine(refusal)}\n`);
+    return refusal.exitCode;
+  }
+  const { path: output, working } = held;
   // Some eighty processes load the same modules: what the first has compiled the others take over.
   process.env["NODE_COMPILE_CACHE"] ??= path.join(working, "compile-cache");
   const processes = new Set<ChildProcess>();
+  // A reader that has seen enough (`| head`) is no error: the run goes on, and the report tells the rest.
+  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+    if (error.code !== "EPIPE") throw error;
+  });
   const terminal = openTerminal(process.stdout);
   const system = new SystemUnderAttack(working, processes);
 
   const cleanUp = async (): Promise<void> => {
     terminal.stop();
     await system.stop();
-    if (options.keep !== true) await rm(working, { recursive: true, force: true, maxRetries: 3 });
+    await held.release({ keepWorking: options.keep });
   };
   const stopping = new AbortController();
   const interrupt = (signal: NodeJS.Signals): void => {
     if (stopping.signal.aborted) return;
     stopping.abort();
     process.stderr.write(`\nsignet demo: ${signal}: cleaning up\n`);
-    void cleanUp().finally(() => process.exit(signal === "SIGINT" ? 130 : 143));
+    void cleanUp().finally(() => process.exit(128 + constants.signals[signal]));
   };
-  process.on("SIGINT", interrupt);
-  process.on("SIGTERM", interrupt);
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, interrupt);
 
   try {
     return await run(system, chosen, output, { directory: path.join(working, "arms"), processes, stopping: stopping.signal }, terminal);
@@ -79,7 +93,7 @@ export async function demo(argv: readonly string[]): Promise<number> {
     return 1;
   } finally {
     if (!stopping.signal.aborted) await cleanUp();
-    if (options.keep === true) process.stdout.write(`The working directory, with the run's private keys, was kept: ${working}\n`);
+    if (options.keep) process.stdout.write(`The working directory, with the run's private keys, was kept: ${working}\n`);
   }
 }
 
@@ -143,12 +157,4 @@ async function run(
   terminal.line();
   terminal.line(`${ok ? "Every verdict is as expected" : "NOT every verdict is as expected"}: ${held} of ${chosen.length} attacks stopped for the expected reason, in ${(report.durationMilliseconds / 1000).toFixed(1)} s.`);
   return ok ? 0 : 1;
-}
-
-/** Removes what an earlier run left, and nothing else. */
-async function clearOutput(output: string): Promise<void> {
-  await mkdir(output, { recursive: true });
-  for (const name of await readdir(output)) {
-    if (/^(?:report\.(?:json|html)|[a-z0-9-]+\.pem|run-.+)$/.test(name)) await rm(path.join(output, name), { recursive: true, force: true });
-  }
 }
