@@ -1,0 +1,46 @@
+// A server of mutual TLS as a process of its own, driven by its parent over IPC: first HandshakeServerSetup, answered with {"port"}; then
+// "cpu", answered with {"cpu"}. It greets every connection with one byte and ends it.
+import { createPrivateKey } from "node:crypto";
+import type { AddressInfo } from "node:net";
+import tls from "node:tls";
+import { Certificate } from "#pki/certificate.ts";
+import { systemClock } from "#pki/clock.ts";
+import { alpn, mutualServerOptions, PeerSessions } from "#pki/mtls.ts";
+import { memoryFloors, RevocationStore } from "#pki/revocation.ts";
+
+export interface HandshakeServerSetup {
+  /** PEM. */
+  readonly root: string;
+  readonly chain: string;
+  readonly privateKey: string;
+  /** DER of the CRLs to check callers against, the root's first. None makes the baseline: TLS alone, with the same options. */
+  readonly crls: readonly Uint8Array[];
+}
+
+const maxAgeMilliseconds = 3_600_000;
+
+process.once("message", (setup: HandshakeServerSetup) => {
+  const trustAnchors = Certificate.listFromPem(setup.root);
+  const credential = { chain: Certificate.listFromPem(setup.chain), privateKey: createPrivateKey(setup.privateKey) };
+  const server = tls.createServer(mutualServerOptions({ credential, trustAnchors, alpn: alpn.http }));
+  if (setup.crls.length > 0) {
+    const revocation = new RevocationStore({ trustAnchors, floors: memoryFloors(), clock: systemClock, maxAgeMilliseconds });
+    for (const crl of setup.crls) revocation.accept(crl, credential.chain);
+    const sessions = new PeerSessions({ trustAnchors, revocation, clock: systemClock, purpose: "clientAuth" });
+    server.on("secureConnection", (socket) => {
+      sessions.admit(socket);
+      sessions.peer(socket);
+    });
+  }
+  server.on("secureConnection", (socket) => {
+    // The caller leaves with a reset now and then, which is no concern of the measurement.
+    socket.on("error", () => socket.destroy());
+    socket.end("!");
+  });
+  server.listen(0, "127.0.0.1", () => process.send?.({ port: (server.address() as AddressInfo).port }));
+  process.on("message", () => {
+    const { user, system } = process.cpuUsage();
+    process.send?.({ cpu: user + system });
+  });
+});
+process.on("disconnect", () => process.exit(0));
