@@ -1,7 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
-import { assembleSigned, type Certificate } from "#pki/certificate.ts";
+import type { Certificate } from "#pki/certificate.ts";
 import type { Clock } from "#pki/clock.ts";
-import { CertificateRevocationList, crlToBeSigned, type RevokedEntry } from "#pki/crl.ts";
+import { buildCrl, CertificateRevocationList, type RevokedEntry } from "#pki/crl.ts";
 import { SignetError } from "#pki/errors.ts";
 import type { Signer } from "#pki/keys.ts";
 import { lintCrl } from "#pki/lint.ts";
@@ -170,13 +170,8 @@ export class CrlPublisher {
     const { engine, audit, clock, log, actor } = this.#options;
     const { name, issuer, signer } = scope;
     const reservation = await this.#reserve(scope);
-    const toBeSigned = crlToBeSigned({
-      ...reservation,
-      issuer,
-      issuingDistributionPoint: { only: scope.only, ...(scope.fullName !== undefined && { fullName: scope.fullName }) },
-      signatureAlgorithm: signer.signatureAlgorithm,
-    });
-    const crl = CertificateRevocationList.parse(assembleSigned(toBeSigned, signer.signatureAlgorithm, await signer.sign(toBeSigned)));
+    const issuingDistributionPoint = { only: scope.only, ...(scope.fullName !== undefined && { fullName: scope.fullName }) };
+    const crl = CertificateRevocationList.parse(await buildCrl({ ...reservation, issuer, issuingDistributionPoint }, signer));
     await this.#passGate(scope, crl, reservation);
     const publishedAt = clock.now();
     const { crlNumber, thisUpdate, nextUpdate } = reservation;

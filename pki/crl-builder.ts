@@ -1,10 +1,10 @@
 /** Writes the to-be-signed part of CRLs in one pass over their entries (RFC 5280 section 5.1.2). */
 import type { Certificate } from "./certificate.ts";
 import {
-  asBuffer,
   constructedContextTag,
   contextTag,
   encode,
+  encodeBitString,
   encodeBoolean,
   encodeExplicit,
   encodeInteger,
@@ -18,6 +18,7 @@ import {
   writeHeader,
 } from "./der.ts";
 import { SignetError } from "./errors.ts";
+import type { Signer } from "./keys.ts";
 import { oid } from "./oids.ts";
 
 /** CRLReason by its number (RFC 5280 section 5.3.1); 7 is not used. */
@@ -83,6 +84,17 @@ export interface CrlContent {
 
 /** DER of tbsCertList; entries in the order given. The issuer must have a subjectKeyIdentifier. */
 export function crlToBeSigned(content: CrlContent): Uint8Array {
+  return writerFor(content).write(content.entries);
+}
+
+/** DER of a CertificateList, signed. A long list is never copied: what frames it is written around it. */
+export async function buildCrl(content: Omit<CrlContent, "signatureAlgorithm">, signer: Pick<Signer, "signatureAlgorithm" | "sign">): Promise<Uint8Array> {
+  const { signatureAlgorithm } = signer;
+  const writer = writerFor({ ...content, signatureAlgorithm });
+  return writer.frame(signatureAlgorithm, await signer.sign(writer.write(content.entries)));
+}
+
+function writerFor(content: CrlContent): EntryWriter {
   const { issuer } = content;
   const keyIdentifier = issuer.extensions.subjectKeyIdentifier;
   if (keyIdentifier === undefined) throw new SignetError("profile-violation", "A CRL issuer needs a subjectKeyIdentifier.");
@@ -95,7 +107,7 @@ export function crlToBeSigned(content: CrlContent): Uint8Array {
     ...(content.freshestCrl === undefined ? [] : [extension(oid.freshestCrl, false, encodeSequence(encodeSequence(uriDistributionPointName(content.freshestCrl))))]),
   ];
   const after = encodeExplicit(0, encodeSequence(...extensions));
-  return new EntryWriter(before, after).write(content.entries);
+  return new EntryWriter(before, after);
 }
 
 function extension(extensionOid: string, critical: boolean, value: Uint8Array): Buffer {
@@ -114,8 +126,10 @@ function encodeIssuingDistributionPoint({ fullName, only }: CrlContent["issuingD
 
 /** Longest entry: header, serial number of 21 octets, GeneralizedTime, reasonCode. */
 const entryOctetsLimit = 2 + 23 + 17 + 14;
-/** Space for the outer two headers, which depend on the length of what follows them. */
-const headersOctets = 12;
+/** Space for the outer three headers, which depend on the length of what follows them. */
+const headersOctets = 18;
+/** Space for what follows tbsCertList: an AlgorithmIdentifier and a signature, of which ML-DSA-65 makes the longest, with 3309 octets. */
+const signatureSpace = 4096;
 
 /** crlEntryExtensions with a reasonCode, which is the last octet. */
 const reasonExtension = Buffer.from("300c300a0603551d1504030a0100", "hex");
@@ -124,6 +138,8 @@ const reasonExtension = Buffer.from("300c300a0603551d1504030a0100", "hex");
 class EntryWriter {
   #buffer: Buffer;
   #length: number;
+  /** Where tbsCertList begins. */
+  #start = 0;
   readonly #before: Buffer;
   readonly #after: Buffer;
   /** Element of some time of each day. */
@@ -136,7 +152,7 @@ class EntryWriter {
     this.#before = Buffer.concat(before);
     this.#after = after;
     this.#length = headersOctets + this.#before.length;
-    this.#buffer = Buffer.allocUnsafe(this.#length + after.length + 4096);
+    this.#buffer = Buffer.allocUnsafe(this.#length + after.length + 4096 + signatureSpace);
   }
 
   write(entries: Iterable<RevokedEntry> | PackedRevocations): Buffer {
@@ -188,7 +204,7 @@ class EntryWriter {
   }
 
   #reserve(octets: number): void {
-    const needed = this.#length + octets + this.#after.length;
+    const needed = this.#length + octets + this.#after.length + signatureSpace;
     if (needed <= this.#buffer.length) return;
     const larger = Buffer.allocUnsafe(Math.max(needed, this.#buffer.length * 2));
     larger.set(this.#buffer.subarray(0, this.#length));
@@ -206,9 +222,20 @@ class EntryWriter {
     this.#buffer.set(this.#before, contentStart);
     if (entriesLength > 0) writeHeader(this.#buffer, contentStart + this.#before.length, tag.sequence, entriesLength);
     const contentLength = this.#length - contentStart;
-    const start = contentStart - headerOctets(contentLength);
-    writeHeader(this.#buffer, start, tag.sequence, contentLength);
-    return asBuffer(this.#buffer.subarray(start, this.#length));
+    this.#start = contentStart - headerOctets(contentLength);
+    writeHeader(this.#buffer, this.#start, tag.sequence, contentLength);
+    return this.#buffer.subarray(this.#start, this.#length);
+  }
+
+  /** Puts the header of CertificateList in front of the tbsCertList that was written, and the signature behind it. */
+  frame(signatureAlgorithm: Uint8Array, signature: Uint8Array): Buffer {
+    const behind = Buffer.concat([signatureAlgorithm, encodeBitString(signature)]);
+    if (behind.length > signatureSpace) throw new SignetError("internal", "A signature longer than any that Signet makes.");
+    const end = this.#length + behind.length;
+    const start = this.#start - headerOctets(end - this.#start);
+    this.#buffer.set(behind, this.#length);
+    writeHeader(this.#buffer, start, tag.sequence, end - this.#start);
+    return this.#buffer.subarray(start, end);
   }
 }
 

@@ -14,7 +14,7 @@ import { pemDecodeLabel, pemDecodeOne, pemEncode } from "./pem.ts";
 import { readSignatureAlgorithm, verifySignature } from "./signature-algorithm.ts";
 import type { SignatureAlgorithm, SubjectPublicKeyInfo } from "./signature-algorithm.ts";
 
-export { PackedRevocations, crlToBeSigned } from "./crl-builder.ts";
+export { PackedRevocations, buildCrl, crlToBeSigned } from "./crl-builder.ts";
 export type { CrlContent, ReasonCode, RevokedEntry } from "./crl-builder.ts";
 export { assembleSigned } from "./certificate.ts";
 

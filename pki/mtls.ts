@@ -303,24 +303,31 @@ export function presentedChain(shown: ShownCertificate | undefined): Certificate
   const chain: Certificate[] = [];
   // The older form is an empty object where there is no certificate, and a self-signed one is its own issuer.
   for (let at = shown; at?.raw !== undefined && chain.length < chainLimit; at = at.issuerCertificate === at ? undefined : at.issuerCertificate) {
-    chain.push(chain.length === 0 ? Certificate.parse(at.raw) : parseIssuer(at.raw));
+    chain.push(readOnce(at.raw, chain.length === 0 ? endEntitiesMet : issuersMet));
   }
   return chain;
 }
 
-/** Issuers met before, by their DER, first in, first out. There are few, and one object knows which signature over it has been verified. */
+/**
+ * Certificates met before, by their DER, first in, first out: an object knows which signature over it has been verified, and that finding stands as
+ * long as the bytes. All else is judged anew. The two are apart, so that no number of callers drives out the few issuers.
+ */
 const issuersMet = new Map<string, Certificate>();
-const issuersMetLimit = 64;
+const endEntitiesMet = new Map<string, Certificate>();
+const metLimit = 512;
+/** A longer one is read each time. One of ML-DSA-65 takes about 6,000. */
+const metOctetsLimit = 8192;
 
-function parseIssuer(der: Buffer): Certificate {
+function readOnce(der: Buffer, met: Map<string, Certificate>): Certificate {
+  if (der.length > metOctetsLimit) return Certificate.parse(der);
   const key = der.toString("latin1");
-  const known = issuersMet.get(key);
+  const known = met.get(key);
   if (known !== undefined) return known;
-  const issuer = Certificate.parse(der);
-  const [oldest] = issuersMet.keys();
-  if (issuersMet.size >= issuersMetLimit && oldest !== undefined) issuersMet.delete(oldest);
-  issuersMet.set(key, issuer);
-  return issuer;
+  const certificate = Certificate.parse(der);
+  const [oldest] = met.keys();
+  if (met.size >= metLimit && oldest !== undefined) met.delete(oldest);
+  met.set(key, certificate);
+  return certificate;
 }
 
 function refusalOf(error: Error, where: string): SignetError {

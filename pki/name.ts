@@ -294,10 +294,12 @@ export function formatIpAddress(octets: Uint8Array): string {
   return zerosStart < 0 ? hex.join(":") : `${hex.slice(0, zerosStart).join(":")}::${hex.slice(zerosStart + zerosLength).join(":")}`;
 }
 
+const ipv4Octet = "(?:25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)";
+const ipv4Address = new RegExp(`^${ipv4Octet}(?:\\.${ipv4Octet}){3}$`);
+
 /** Octets of an IPv4 or IPv6 address; undefined where the text is neither. */
 export function parseIpAddress(text: string): Uint8Array | undefined {
-  const octet = "(?:25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)";
-  if (new RegExp(`^${octet}(?:\\.${octet}){3}$`).test(text)) return Uint8Array.from(text.split("."), Number);
+  if (ipv4Address.test(text)) return Uint8Array.from(text.split("."), Number);
   if (!/^[0-9a-fA-F:]{2,39}$/.test(text)) return undefined;
   const halves = text.split("::");
   const [left = [], right = []] = halves.map((half) => (half === "" ? [] : half.split(":")));

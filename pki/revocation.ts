@@ -6,6 +6,7 @@ import { CertificateRevocationList } from "./crl.ts";
 import type { Clock } from "./clock.ts";
 import { writeFileDurably } from "./durable-file.ts";
 import { SignetError } from "./errors.ts";
+import type { GeneralName } from "./name.ts";
 import { isValidatedPath, type ValidatedPath, validatePath } from "./path-validation.ts";
 
 /** How far a CRL's thisUpdate may lie ahead, and the clock behind what was verified: what two clocks may differ by. */
@@ -63,10 +64,12 @@ export function fileFloors(file: string): CrlFloors {
 class Floors implements CrlFloors {
   readonly #floors: Map<string, CrlFloor>;
   readonly #save: (floors: ReadonlyMap<string, CrlFloor>) => void;
+  #latestThisUpdate: Date | undefined;
 
   constructor(floors: Map<string, CrlFloor>, save: (floors: ReadonlyMap<string, CrlFloor>) => void) {
     this.#floors = floors;
     this.#save = save;
+    this.#noteLatest();
   }
 
   get(scope: string): CrlFloor | undefined {
@@ -76,11 +79,16 @@ class Floors implements CrlFloors {
   raise(scope: string, floor: CrlFloor): void {
     this.#save(new Map(this.#floors).set(scope, floor));
     this.#floors.set(scope, floor);
+    this.#noteLatest();
   }
 
   get latestThisUpdate(): Date | undefined {
+    return this.#latestThisUpdate;
+  }
+
+  #noteLatest(): void {
     const times = [...this.#floors.values()].map((floor) => floor.thisUpdate.getTime());
-    return times.length === 0 ? undefined : new Date(Math.max(...times));
+    this.#latestThisUpdate = times.length === 0 ? undefined : new Date(Math.max(...times));
   }
 }
 
@@ -369,9 +377,11 @@ function scopeOf(issuerKeyId: string, crl: CertificateRevocationList): string {
   return `${issuerKeyId}/${scope === undefined ? "complete" : createHash("sha256").update(scope.der).digest("hex").slice(0, 16)}`;
 }
 
-function sharesDistributionPoint(certificate: Certificate, fullNames: readonly { readonly kind: string }[]): boolean {
-  const uris = new Set(fullNames.flatMap((name) => (name.kind === "uri" && "value" in name ? [name.value] : [])));
-  return (certificate.extensions.crlDistributionPoints ?? []).some((point) => (point.fullNames ?? []).some((name) => name.kind === "uri" && uris.has(name.value)));
+function sharesDistributionPoint(certificate: Certificate, fullNames: readonly GeneralName[]): boolean {
+  for (const point of certificate.extensions.crlDistributionPoints ?? []) {
+    for (const name of point.fullNames ?? []) if (name.kind === "uri" && fullNames.some((other) => other.kind === "uri" && other.value === name.value)) return true;
+  }
+  return false;
 }
 
 function revoked({ serialNumber, label }: Certificate, crl: CertificateRevocationList): SignetError {

@@ -4,15 +4,16 @@ import { describe, expect, test } from "vitest";
 import { Certificate, certificateIdKey } from "#pki/certificate.ts";
 import { CertificateRequest } from "#pki/certificate-request.ts";
 import { certsOnly, parseCertsOnly } from "#pki/cms.ts";
-import { CertificateRevocationList, PackedRevocations, crlToBeSigned } from "#pki/crl.ts";
+import { CertificateRevocationList, PackedRevocations, buildCrl, crlToBeSigned } from "#pki/crl.ts";
 import type { RevokedEntry } from "#pki/crl.ts";
 import { DerReader, encode, encodeInteger, encodeIntegerHex, encodeNamedBits, encodeObjectIdentifier, encodeSequence, encodeSetOf, encodeText, encodeTime, tag } from "#pki/der.ts";
 import { SignetError } from "#pki/errors.ts";
-import { createCsr } from "#pki/keys.ts";
+import { createCsr, signerFromKey } from "#pki/keys.ts";
 import { Name, formatIpAddress, parseIpAddress } from "#pki/name.ts";
 import { oid } from "#pki/oids.ts";
+import { SubjectPublicKeyInfo } from "#pki/signature-algorithm.ts";
 import { pemDecodeAll, pemEncode } from "#pki/pem.ts";
-import { crlEntry, crlExtensions, extension, extensions, forge, forgeCa, forgeCrl, forgeLeaf, reasonCode, signatureAlgorithms, testAuthority, testKeyPair, testTime, commonName, uri } from "#test/support/pki.ts";
+import { crlEntry, crlExtensions, extension, extensions, forge, forgeCa, forgeCrl, forgeLeaf, reasonCode, signatureAlgorithms, spkiOf, testAuthority, testKeyPair, testTime, commonName, uri } from "#test/support/pki.ts";
 
 function code(run: () => unknown): string {
   try {
@@ -315,6 +316,18 @@ describe("a CRL", () => {
       Uint8Array.from(entries, (entry) => (entry.reason === undefined ? 0 : 1)),
     );
     expect(crlToBeSigned({ ...common, entries: packed })).toEqual(crlToBeSigned({ ...common, entries }));
+  });
+
+  test.each(["ec-p256", "ed25519"] as const)("is built and signed by a key of type %s as one that is written in parts", async (type) => {
+    const authority = await testAuthority();
+    const { privateKey, publicKey } = testKeyPair(type);
+    const signer = signerFromKey(privateKey);
+    const content = { issuer: authority.issuing, thisUpdate: testTime.notBefore, nextUpdate: testTime.notAfter, crlNumber: 1n, issuingDistributionPoint: { only: "user" } } as const;
+    for (const listed of [[], entries]) {
+      const crl = CertificateRevocationList.parse(await buildCrl({ ...content, entries: listed }, signer));
+      expect(crl.tbs).toEqual(crlToBeSigned({ ...content, entries: listed, signatureAlgorithm: signer.signatureAlgorithm }));
+      expect(crl.isSignedBy(new SubjectPublicKeyInfo(spkiOf(publicKey)))).toBe(true);
+    }
   });
 
   test("finds every serial number of any length among thousands, and no other", () => {
