@@ -5,6 +5,7 @@ import { Certificate } from "./certificate.ts";
 import type { Identity } from "./certificate-profile.ts";
 import type { Clock } from "./clock.ts";
 import type { CrlSource, FetchedCrl } from "./crl-refresher.ts";
+import { longestCrlBytes } from "./crl-sources.ts";
 import { parseCertsOnly } from "./cms.ts";
 import { SignetError } from "./errors.ts";
 import { requestOverMutualTls } from "./http-client.ts";
@@ -15,6 +16,8 @@ import type { RevocationStore } from "./revocation.ts";
 
 /** How long a single request to the CA may take, long polls aside. */
 const requestMilliseconds = 15_000;
+/** The same for a CRL, which may have a million entries. */
+const crlMilliseconds = 60_000;
 
 /**
  * Root certificate that a CA shows in its TLS handshake, if its SHA-256 is the pinned one (RFC 7030 section 4.1.1). With no anchor
@@ -94,7 +97,10 @@ export class EnrolmentClient implements CrlSource {
 
   /** Where the CA's other listeners and its CRLs are. */
   async directory(): Promise<DirectoryAnswer> {
-    if (this.#directory !== undefined) return this.#directory;
+    return this.#directory ?? this.#fetchDirectory();
+  }
+
+  async #fetchDirectory(): Promise<DirectoryAnswer> {
     const answer = await this.#request("checkedButForFreshness", "GET", new URL(caRoutes.directory, this.#options.caUrl), {});
     const parsed = directoryAnswer.safeParse(parseJson(answer.body));
     if (!parsed.success) throw new SignetError("remote-malformed", "The CA's directory does not parse.", { cause: parsed.error });
@@ -133,8 +139,9 @@ export class EnrolmentClient implements CrlSource {
     return this.cacerts();
   }
 
+  /** Asked anew each time: a CA may have begun another CRL. */
   async crlNames(): Promise<readonly string[]> {
-    return (await this.directory()).crls.map((crl) => crl.name);
+    return (await this.#fetchDirectory()).crls.map((crl) => crl.name);
   }
 
   /** One CRL over TLS from the CA; with a client certificate the CA may hold the answer until there is news (RFC 7240 section 4.3). */
@@ -151,7 +158,7 @@ export class EnrolmentClient implements CrlSource {
         ...(wanted.waitSeconds === undefined ? {} : { prefer: `wait=${wanted.waitSeconds}` }),
       },
       undefined,
-      { milliseconds: requestMilliseconds + 1000 * (wanted.waitSeconds ?? 0), signal: wanted.signal },
+      { milliseconds: crlMilliseconds + 1000 * (wanted.waitSeconds ?? 0), signal: wanted.signal, bytes: longestCrlBytes },
     );
     if (answer.status === 304) return { status: "unchanged" };
     const etag = answer.headers["etag"];
@@ -174,9 +181,9 @@ export class EnrolmentClient implements CrlSource {
     url: URL,
     headers: Record<string, string>,
     body?: Uint8Array,
-    limits: { readonly milliseconds: number; readonly signal?: AbortSignal | undefined } = { milliseconds: requestMilliseconds },
+    limits: { readonly milliseconds: number; readonly signal?: AbortSignal | undefined; readonly bytes?: number } = { milliseconds: requestMilliseconds },
   ): ReturnType<typeof requestOverMutualTls> {
-    return requestOverMutualTls({ agent: this.#agents[agent], url, method, headers, ...(body === undefined ? {} : { body }), timeoutMilliseconds: limits.milliseconds, ...(limits.signal === undefined ? {} : { signal: limits.signal }) });
+    return requestOverMutualTls({ agent: this.#agents[agent], url, method, headers, ...(body === undefined ? {} : { body }), timeoutMilliseconds: limits.milliseconds, ...(limits.signal === undefined ? {} : { signal: limits.signal }), ...(limits.bytes === undefined ? {} : { maximumBytes: limits.bytes }) });
   }
 
   #agent(freshRevocationDataNeeded: boolean): https.Agent {

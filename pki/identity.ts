@@ -5,7 +5,9 @@ import { z } from "zod";
 import { Certificate } from "./certificate.ts";
 import { checkProfile, type Identity, parseIdentityUri, type Role } from "./certificate-profile.ts";
 import { type Clock, systemClock } from "./clock.ts";
+import { createFloors, type LoweredFloor, loweredFloors, lowerFloorsAfterRestore } from "./crl-floors.ts";
 import { CrlRefresher } from "./crl-refresher.ts";
+import { DistributionPointSource, FolderSource } from "./crl-sources.ts";
 import { writeFileDurably } from "./durable-file.ts";
 import { certificateForKey, EnrolmentClient, fetchPinnedRoot, normalFingerprint } from "./enrolment-client.ts";
 import { SignetError } from "./errors.ts";
@@ -15,15 +17,16 @@ import type { Credential } from "./mtls.ts";
 import { type KeyPurpose, validatePath } from "./path-validation.ts";
 import { pemDecodeOne } from "./pem.ts";
 import { estRoutes } from "./protocol-ca.ts";
-import { fileFloors, memoryFloors, RevocationStore } from "./revocation.ts";
+import { type AcceptedCrl, fileFloors, memoryFloors, RevocationStore } from "./revocation.ts";
 
-/** `identity.json`, beside `root.pem`, `client.pem`, `server.pem` (private key and chain in one file, so that they change together) and `crl-floors.json`. */
+/** `identity.json`, beside `root.pem`, `client.pem`, `server.pem` (private key and chain in one file, so that they change together), `crl-floors.json`, and `crls/` for CRLs that are imported. */
 const settingsSchema = z.strictObject({ format: z.literal(1), uri: z.string(), caUrl: z.url(), rootFingerprint: z.string().regex(/^[0-9a-f]{64}$/) });
 type Settings = z.infer<typeof settingsSchema>;
 
 const settingsFile = "identity.json";
 const rootFile = "root.pem";
 const floorsFile = "crl-floors.json";
+const crlFolder = "crls";
 const credentialFile = (role: Role) => `${role}.pem`;
 const purposeOf: Readonly<Record<Role, KeyPurpose>> = { client: "clientAuth", server: "serverAuth" };
 
@@ -35,6 +38,8 @@ export interface IdentityOptions {
   readonly log?: Log;
   /** See RevocationStore; 15 minutes by default. */
   readonly maxAgeMilliseconds?: number;
+  /** Hosts besides the CA's own that distribution points may be on. */
+  readonly crlHosts?: readonly string[];
 }
 
 export interface EnrolmentOptions extends IdentityOptions {
@@ -79,7 +84,10 @@ export class EnrolledIdentity {
       maxAgeMilliseconds: options.maxAgeMilliseconds ?? agentMaxAgeMilliseconds,
     });
     this.#client = new EnrolmentClient({ caUrl: new URL(settings.caUrl), root, revocation: this.revocation, clock: this.#clock, credential: () => this.#credentials.get("client") });
-    this.#refresher = new CrlRefresher({ store: this.revocation, source: this.#client, clock: this.#clock, log: options.log ?? silentLog });
+    const certificates = (): Certificate[] => [...new Set([...this.#credentials.values()].flatMap(({ chain }) => chain))];
+    const hosts = new Set([new URL(settings.caUrl).hostname.replace(/^\[|\]$/g, ""), ...(options.crlHosts ?? [])].map((host) => host.toLowerCase()));
+    const furtherSources = [new DistributionPointSource({ certificates, hosts }), ...(directory === undefined ? [] : [new FolderSource(path.join(directory, crlFolder), certificates)])];
+    this.#refresher = new CrlRefresher({ store: this.revocation, source: this.#client, furtherSources, clock: this.#clock, log: options.log ?? silentLog });
   }
 
   /**
@@ -127,8 +135,12 @@ export class EnrolledIdentity {
       const settings = settingsSchema.parse(JSON.parse(text));
       const root = Certificate.fromPem(readText(directory, rootFile));
       if (root.fingerprint !== settings.rootFingerprint) throw new SignetError("data-directory-corrupt", `${directory}: root.pem is not the root that was pinned.`);
-      const identity = new EnrolledIdentity(settings, root, directory, options);
       const names = readdirSync(directory);
+      if (!names.includes(floorsFile)) throw new SignetError("data-directory-corrupt", `${directory}: ${floorsFile} is missing, without which revoked certificates could pass again. Restore it; a floor is given up with \`npx signet pki lower-crl-floor\` alone.`);
+      const identity = new EnrolledIdentity(settings, root, directory, options);
+      for (const { scope, crlNumber, at, reason } of loweredFloors(path.join(directory, floorsFile)) ?? []) {
+        (options.log ?? silentLog).warn({ scope, crlNumber: crlNumber.toString(), at: at.toISOString(), reason }, "an operator has lowered this CRL floor: CRLs up to this number could have been replayed since");
+      }
       for (const role of ["client", "server"] as const) {
         if (names.includes(credentialFile(role))) identity.#credentials.set(role, readCredential(readText(directory, credentialFile(role))));
       }
@@ -223,6 +235,27 @@ export class EnrolledIdentity {
     return this.#refresher.refreshOnce();
   }
 
+  /**
+   * Takes a CRL that was brought in as a file: verified as any other, then kept in the directory, where a running process of this identity finds it
+   * while the CA does not answer.
+   * @throws SignetError as RevocationStore.accept
+   */
+  importCrl(der: Uint8Array): AcceptedCrl {
+    const accepted = this.revocation.accept(der, [...this.#credentials.values()].flatMap(({ chain }) => chain), "elsewhere");
+    if (this.#directory !== undefined) {
+      const folder = path.join(this.#directory, crlFolder);
+      mkdirSync(folder, { recursive: true, mode: 0o700 });
+      writeFileDurably(path.join(folder, `${accepted.scope.replace("/", "-")}.crl`), der, 0o600);
+    }
+    return accepted;
+  }
+
+  /** Gives up floors of the identity in a directory: see {@link lowerFloorsAfterRestore}, which says what that costs. */
+  static lowerCrlFloors(directory: string, i: { readonly scope?: string; readonly reason: string; readonly at: Date }): readonly LoweredFloor[] {
+    if (!EnrolledIdentity.isAt(directory)) throw new SignetError("file-unusable", `${directory} holds no identity.`);
+    return lowerFloorsAfterRestore(path.join(directory, floorsFile), i);
+  }
+
   /** Keeps the CRLs fresh in the background, by long poll, until {@link stop}. */
   startRevocationRefresh(): void {
     this.#refresher.start();
@@ -279,6 +312,7 @@ function writeIdentity(directory: string, settings: Settings, root: Certificate,
     if (credential !== undefined) writeFileDurably(path.join(directory, credentialFile(role)), credentialText(credential), 0o600);
   }
   writeFileDurably(path.join(directory, rootFile), root.toPem(), 0o644);
+  createFloors(path.join(directory, floorsFile));
   // Last: a directory without it holds no identity yet.
   writeFileDurably(path.join(directory, settingsFile), `${JSON.stringify(settings, null, 2)}\n`, 0o600);
 }

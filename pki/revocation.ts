@@ -1,96 +1,16 @@
 import { createHash } from "node:crypto";
-import { readFileSync } from "node:fs";
-import { z } from "zod";
 import { type Certificate, type CertificateId } from "./certificate.ts";
 import { CertificateRevocationList } from "./crl.ts";
+import type { CrlFloors } from "./crl-floors.ts";
 import type { Clock } from "./clock.ts";
-import { writeFileDurably } from "./durable-file.ts";
 import { SignetError } from "./errors.ts";
 import type { GeneralName } from "./name.ts";
 import { isValidatedPath, type ValidatedPath, validatePath } from "./path-validation.ts";
 
+export { type CrlFloor, type CrlFloors, fileFloors, memoryFloors } from "./crl-floors.ts";
+
 /** How far a CRL's thisUpdate may lie ahead, and the clock behind what was verified: what two clocks may differ by. */
 const clockToleranceMilliseconds = 5 * 60_000;
-
-/** What a scope's next CRL must rise above: the last that was verified. `digest` is its SHA-256 in hex, so that one number names one CRL. */
-export interface CrlFloor {
-  readonly crlNumber: bigint;
-  readonly thisUpdate: Date;
-  readonly digest: string;
-}
-
-/** Floors by scope. They outlive restarts: a party that forgot them would take a replayed CRL for news. */
-export interface CrlFloors {
-  get(scope: string): CrlFloor | undefined;
-  /** Durable when it returns. */
-  raise(scope: string, floor: CrlFloor): void;
-  /** Latest thisUpdate of any scope: no honest clock lies far before it. */
-  readonly latestThisUpdate: Date | undefined;
-}
-
-/** Floors that end with the process: for identities that do so too. */
-export function memoryFloors(): CrlFloors {
-  return new Floors(new Map(), () => {});
-}
-
-const floorsSchema = z.strictObject({
-  format: z.literal(1),
-  scopes: z.record(z.string(), z.strictObject({ crlNumber: z.string().regex(/^\d{1,49}$/), thisUpdate: z.iso.datetime(), digest: z.string().regex(/^[0-9a-f]{64}$/) })),
-});
-
-/** Floors in one JSON file of mode 0600, replaced whole. @throws SignetError data-directory-corrupt */
-export function fileFloors(file: string): CrlFloors {
-  const held = new Map<string, CrlFloor>();
-  let text: string | undefined;
-  try {
-    text = readFileSync(file, "utf8");
-  } catch (cause) {
-    if (!(cause instanceof Error && "code" in cause && cause.code === "ENOENT")) throw new SignetError("file-unusable", `${file} cannot be read.`, { cause });
-  }
-  if (text !== undefined) {
-    try {
-      const stored = floorsSchema.parse(JSON.parse(text));
-      for (const [scope, floor] of Object.entries(stored.scopes)) held.set(scope, { crlNumber: BigInt(floor.crlNumber), thisUpdate: new Date(floor.thisUpdate), digest: floor.digest });
-    } catch (cause) {
-      throw new SignetError("data-directory-corrupt", `${file}, which keeps CRLs from going back, is damaged. It was left alone.`, { cause });
-    }
-  }
-  return new Floors(held, (floors) => {
-    const scopes = Object.fromEntries([...floors].map(([scope, floor]) => [scope, { crlNumber: floor.crlNumber.toString(), thisUpdate: floor.thisUpdate.toISOString(), digest: floor.digest }]));
-    writeFileDurably(file, `${JSON.stringify({ format: 1, scopes }, null, 2)}\n`, 0o600);
-  });
-}
-
-class Floors implements CrlFloors {
-  readonly #floors: Map<string, CrlFloor>;
-  readonly #save: (floors: ReadonlyMap<string, CrlFloor>) => void;
-  #latestThisUpdate: Date | undefined;
-
-  constructor(floors: Map<string, CrlFloor>, save: (floors: ReadonlyMap<string, CrlFloor>) => void) {
-    this.#floors = floors;
-    this.#save = save;
-    this.#noteLatest();
-  }
-
-  get(scope: string): CrlFloor | undefined {
-    return this.#floors.get(scope);
-  }
-
-  raise(scope: string, floor: CrlFloor): void {
-    this.#save(new Map(this.#floors).set(scope, floor));
-    this.#floors.set(scope, floor);
-    this.#noteLatest();
-  }
-
-  get latestThisUpdate(): Date | undefined {
-    return this.#latestThisUpdate;
-  }
-
-  #noteLatest(): void {
-    const times = [...this.#floors.values()].map((floor) => floor.thisUpdate.getTime());
-    this.#latestThisUpdate = times.length === 0 ? undefined : new Date(Math.max(...times));
-  }
-}
 
 /** Known in this module alone: without it no NotRevoked comes into being. */
 const construction = Symbol("construction");
@@ -136,9 +56,16 @@ interface HeldCrl {
   readonly scope: string;
   readonly crl: CertificateRevocationList;
   readonly digest: string;
-  /** Monotonic. */
+  /** Monotonic; -Infinity for one that nobody has shown to be the latest. */
   refreshedAt: number;
 }
+
+/**
+ * Where a CRL came from. `authority`: the CA itself, over TLS that was verified, or the CRL's maker; its word that a CRL is the latest counts.
+ * `elsewhere`: plain HTTP or a file, where nothing counts but signatures. A CRL that rises above its floor is news from anywhere, hence a refresh; one that
+ * was seen before is a refresh from the authority only, since anybody can show it again.
+ */
+export type CrlOrigin = "authority" | "elsewhere";
 
 export interface AcceptedCrl {
   readonly scope: string;
@@ -154,7 +81,7 @@ export interface CrlStatus {
   readonly thisUpdate: Date;
   readonly nextUpdate: Date;
   readonly entries: number;
-  /** Milliseconds since the last authenticated refresh. */
+  /** Milliseconds since the last authenticated refresh; Infinity before the first. */
   readonly ageMilliseconds: number;
 }
 
@@ -188,11 +115,11 @@ export class RevocationStore {
   }
 
   /**
-   * Verifies a CRL and puts it in force in one step, then tells the subscribers. The bytes that are in force already count as a refresh.
+   * Verifies a CRL and puts it in force in one step, then tells the subscribers. The bytes that are in force already count as a refresh where they come from the authority.
    * @param issuers certificates among which its issuer may be, besides the anchors
    * @throws SignetError crl-malformed | crl-scope-unsupported | crl-issuer-not-authorized | crl-signature-invalid | crl-from-future | crl-stale | crl-rollback | clock-rolled-back, or what is wrong with the issuer's path
    */
-  accept(crlDer: Uint8Array, issuers: readonly Certificate[]): AcceptedCrl {
+  accept(crlDer: Uint8Array, issuers: readonly Certificate[], origin: CrlOrigin = "authority"): AcceptedCrl {
     const { clock, floors } = this.#options;
     const crl = CertificateRevocationList.parse(crlDer);
     const { crlNumber, authorityKeyIdentifier } = requireSupportedScope(crl);
@@ -209,7 +136,7 @@ export class RevocationStore {
     const siblings = this.#held.get(authorityKeyIdentifier) ?? [];
     const before = siblings.find((held) => held.scope === scope);
     if (before?.digest === digest) {
-      before.refreshedAt = clock.monotonicMilliseconds();
+      if (origin === "authority") before.refreshedAt = clock.monotonicMilliseconds();
       return { scope, crlNumber, added: [] };
     }
     const floor = floors.get(scope);
@@ -218,12 +145,13 @@ export class RevocationStore {
         details: { crlNumber: crlNumber.toString(), seen: floor.crlNumber.toString() },
       });
     }
+    const isNews = floor?.digest !== digest;
     floors.raise(scope, { crlNumber, thisUpdate: crl.thisUpdate, digest });
     const added: CertificateId[] = [];
     for (const { serialNumber } of crl.entries()) {
       if (before?.crl.find(serialNumber) === undefined) added.push({ issuerKeyId: authorityKeyIdentifier, serialNumber });
     }
-    this.#held.set(authorityKeyIdentifier, [...siblings.filter((held) => held !== before), { scope, crl, digest, refreshedAt: clock.monotonicMilliseconds() }]);
+    this.#held.set(authorityKeyIdentifier, [...siblings.filter((held) => held !== before), { scope, crl, digest, refreshedAt: isNews || origin === "authority" ? clock.monotonicMilliseconds() : -Infinity }]);
     this.#generation += 1;
     this.#tell(added);
     return { scope, crlNumber, added };
@@ -257,7 +185,7 @@ export class RevocationStore {
       const { crl, refreshedAt } = held;
       if (crl.has(certificate.serialNumberOctets)) throw revoked(certificate, crl);
       if (crl.nextUpdate.getTime() <= now.getTime()) throw stale(crl);
-      if (monotonic - refreshedAt > maxAgeMilliseconds) throw new SignetError("crl-refresh-overdue", `The CRL of ${crl.issuer} was last confirmed ${Math.round((monotonic - refreshedAt) / 1000)} s ago, over ${maxAgeMilliseconds / 1000} s.`);
+      if (monotonic - refreshedAt > maxAgeMilliseconds) throw new SignetError("crl-refresh-overdue", overdueMessage(crl, monotonic - refreshedAt, maxAgeMilliseconds));
       validUntil = Math.min(validUntil, crl.nextUpdate.getTime() - 1, certificate.notAfterTime);
       freshUntil = Math.min(freshUntil, refreshedAt + maxAgeMilliseconds);
     });
@@ -390,6 +318,11 @@ function revoked({ serialNumber, label }: Certificate, crl: CertificateRevocatio
   return new SignetError("certificate-revoked", `The certificate ${serialNumber} (${label}) was revoked at ${since}: ${reason}.`, {
     details: { serialNumber, reason, revocationDate: since, crlNumber: String(crl.crlNumber) },
   });
+}
+
+function overdueMessage(crl: CertificateRevocationList, age: number, limit: number): string {
+  if (age === Infinity) return `The CRL of ${crl.issuer} was seen before, and the CA has not confirmed since the start that it is the latest.`;
+  return `The CRL of ${crl.issuer} was last confirmed ${Math.round(age / 1000)} s ago, over ${limit / 1000} s.`;
 }
 
 function stale(crl: CertificateRevocationList): SignetError {

@@ -5,12 +5,13 @@ import type { Certificate } from "#pki/certificate.ts";
 import type { CertificateRevocationList } from "#pki/crl.ts";
 import { systemClock } from "#pki/clock.ts";
 import { SignetError } from "#pki/errors.ts";
+import { EnrolledIdentity } from "#pki/identity.ts";
 import { lintCertificate, lintCrl, type CertificateProfile } from "#pki/lint.ts";
 import { oid } from "#pki/oids.ts";
 import { pkiVerify } from "../pki-verify.ts";
 import { readInput } from "./files.ts";
-import { describe, formatDescription, readPkiObjects, type PkiObject } from "./inspect.ts";
-import type { Definition, Invocation, Outcome } from "./program.ts";
+import { describe, formatDescription, readCrls, readPkiObjects, type PkiObject } from "./inspect.ts";
+import { usageError, type Definition, type Invocation, type Outcome } from "./program.ts";
 
 /** By exit code. */
 const verdicts = ["accept", "reject", "unusable", "unsupported"] as const;
@@ -66,6 +67,43 @@ export function definePkiCommands(definition: Definition): void {
     const exitCode = await pkiVerify(args, { stdin: terminal.stdin, stdout, stderr });
     const [reason, detail] = await Promise.all([stdout, stderr].map(async (stream) => (await text(stream.end())).trim()));
     return { json: { verdict: verdicts[exitCode] ?? "unusable", ...(reason === "" ? {} : { reason }), ...(detail === "" ? {} : { detail }) }, exitCode };
+  });
+
+  const importCrl = definition.command(pki, "import-crl <file...>", "give CRLs from files to a party whose CA is out of reach", "npx signet pki import-crl --identity data/agents/alice leaf-0.crl");
+  importCrl.requiredOption("--identity <directory>", "directory of the enrolled party");
+  definition.handle(importCrl, async (invocation: Invocation, files: readonly string[], { identity: directory }: { readonly identity: string }): Promise<Outcome> => {
+    const party = EnrolledIdentity.open(directory);
+    try {
+      const imported = [];
+      for (const file of files) {
+        for (const crl of readCrls(await readInput(file, invocation), file)) {
+          const { scope, crlNumber, added } = party.importCrl(crl.der);
+          imported.push({ file, scope, crlNumber: crlNumber.toString(), entries: added.length });
+        }
+      }
+      return { json: { imported }, text: imported.map(({ file, crlNumber, entries }) => `${file}: CRL number ${crlNumber} with ${entries} entries counts from now on`).join("\n") };
+    } finally {
+      party.stop();
+    }
+  });
+
+  const lowerFloor = definition.command(
+    pki,
+    "lower-crl-floor <identity-directory>",
+    "after a CA was restored from a backup: let a party accept CRLs with lower numbers again",
+    'npx signet pki lower-crl-floor data/kms/identity --reason "CA restored from the backup of 1 June" --i-understand-that-revoked-certificates-may-pass',
+  );
+  lowerFloor.requiredOption("--reason <text>", "why; it stays on record").option("--scope <scope>", "this scope alone; all by default").option("--i-understand-that-revoked-certificates-may-pass", "without it nothing is done");
+  definition.handle(lowerFloor, async (_: Invocation, directory: string, options: { readonly reason: string; readonly scope?: string; readonly iUnderstandThatRevokedCertificatesMayPass?: boolean }): Promise<Outcome> => {
+    if (options.iUnderstandThatRevokedCertificatesMayPass !== true) {
+      throw usageError("Lower floors let older CRLs pass, and with them certificates that were revoked since", "Stop the party, then add --i-understand-that-revoked-certificates-may-pass.");
+    }
+    const lowered = EnrolledIdentity.lowerCrlFloors(directory, { reason: options.reason, at: systemClock.now(), ...(options.scope === undefined ? {} : { scope: options.scope }) });
+    const shown = lowered.map(({ scope, crlNumber, thisUpdate }) => ({ scope, crlNumber: crlNumber.toString(), thisUpdate: thisUpdate.toISOString() }));
+    return {
+      json: { lowered: shown },
+      text: [...shown.map(({ scope, crlNumber, thisUpdate }) => `Given up: scope ${scope}, number ${crlNumber} of ${thisUpdate}.`), "It is recorded, said in the log at every start, and takes effect when the party starts again."].join("\n"),
+    };
   });
 
   const lint = definition.command(pki, "lint <file...>", "check certificates and CRLs against the rules that Signet issues by", "npx signet pki lint fullchain.pem root.pem crl.pem");
