@@ -5,7 +5,7 @@
 import { createRequire } from "node:module";
 import path from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
-import { runInForeground } from "./runtime.mjs";
+import { requireInstalled, runInForeground } from "./runtime.mjs";
 
 const require = createRequire(import.meta.url);
 const root = path.dirname(path.dirname(fileURLToPath(import.meta.url)));
@@ -21,6 +21,7 @@ function toolFile(name, bin) {
   return path.join(path.dirname(manifest), typeof bins === "string" ? bins : bins[bin]);
 }
 
+requireInstalled();
 const [what = "", ...rest] = process.argv.slice(2);
 if (what === "vitest" || what === "oxlint") runInForeground([toolFile(what, what), ...rest]);
 else if (what === "typescript") runInForeground([toolFile(what, "tsc"), ...rest]);

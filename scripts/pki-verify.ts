@@ -80,7 +80,7 @@ type Values = ReturnType<typeof readArguments>["values"];
 
 async function readRequest(values: Values, positionals: readonly string[]): Promise<VerificationRequest> {
   const [leafFile, ...more] = positionals;
-  if (leafFile === undefined || more.length > 0 || values.trust === undefined) throw new Unusable("usage: signet pki verify --trust roots.pem --crl-check none|leaf|chain [...] leaf.pem");
+  if (leafFile === undefined || more.length > 0 || values.trust === undefined) throw new Unusable("a leaf and its trust anchors are wanted: signet pki verify --trust roots.pem --crl-check none|leaf|chain [...] leaf.pem");
   const crlCheck = values["crl-check"];
   if (crlCheck !== "none" && crlCheck !== "leaf" && crlCheck !== "chain") throw new Unusable("--crl-check is none, leaf or chain");
   const anchor = values.anchor ?? "cert";

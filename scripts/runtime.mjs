@@ -51,6 +51,16 @@ export function runtimeOrExit() {
   process.exit(1);
 }
 
+/** Ends the process with 1 and one line where `npm ci` has not been run. */
+export function requireInstalled() {
+  try {
+    require.resolve("tsx/package.json");
+  } catch {
+    process.stderr.write("signet: not-installed: the packages that Signet needs are not there. Run `npm ci` first.\n");
+    process.exit(1);
+  }
+}
+
 /** Runs this same command again under an accepted Node and never returns, unless this Node is accepted already. */
 export function requireAcceptedRuntime() {
   if (isAcceptedRuntime(process.versions.node)) return;
