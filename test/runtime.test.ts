@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
 import { isAcceptedRuntime, pinnedRuntime } from "../scripts/runtime.mjs";
 
@@ -18,4 +19,14 @@ test.each([
   ["27.0.0", true],
 ])("Node %s is accepted: %s", (version, accepted) => {
   expect(isAcceptedRuntime(version)).toBe(accepted);
+});
+
+test("the lockfile holds every platform's package of every dependency, with integrity: npm 11 installs from no other", () => {
+  const { packages } = JSON.parse(readFileSync(new URL("../package-lock.json", import.meta.url), "utf8")) as {
+    packages: Record<string, { optionalDependencies?: Record<string, string>; integrity?: string }>;
+  };
+  const missing = Object.entries(packages).flatMap(([at, { optionalDependencies = {} }]) =>
+    Object.keys(optionalDependencies).filter((name) => [`${at}/node_modules/${name}`, `node_modules/${name}`].every((place) => packages[place]?.integrity === undefined)),
+  );
+  expect(missing).toEqual([]);
 });
