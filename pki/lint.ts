@@ -10,6 +10,7 @@ import { SignetError } from "./errors.ts";
 import type { ErrorCode } from "./errors.ts";
 import { findExtension, keyUsageBits } from "./extensions.ts";
 import type { KeyUsageBit } from "./extensions.ts";
+import { checkAcceptableKey } from "./keys.ts";
 import { isDnsName, isDnsNameOrWildcard } from "./name-matching.ts";
 import type { GeneralName } from "./name.ts";
 import { oid } from "./oids.ts";
@@ -140,6 +141,7 @@ const certificateRules: readonly Omit<CertificateRule, "appliesTo">[] = [
   own("serial-of-64-random-bits", "CA/Browser Forum BR 7.1", ({ serialNumber }: Certificate, { profile }) => profile === undefined || serialOctets(serialNumber) >= 8),
   own("signature-algorithm-strong", "SP 800-131A", ({ signatureAlgorithm: { family, hash: name } }: Certificate, { profile }) => profile === undefined || (family !== undefined && family !== "dsa" && strongHashes.has(name))),
   own("key-type-certified", "SP 800-57 Part 1 section 5.6", ({ publicKeyType }: Certificate, { profile }) => profile === undefined || certifiedKeyTypes.has(publicKeyType)),
+  own("key-acceptable", "SP 800-56B section 6.4; CA/Browser Forum BR 6.1.1.3", ({ spki, publicKeyType }: Certificate, { profile }) => profile === undefined || !certifiedKeyTypes.has(publicKeyType) || isAcceptableKey(spki)),
   own("subject-key-identifier-method", "RFC 7093 section 2", (certificate: Certificate, { profile }) => profile === undefined || certificate.extensions.subjectKeyIdentifier === subjectKeyIdentifierOf(certificate.spki)),
   own("authority-key-identifier-of-issuer", "RFC 5280 section 4.2.1.1", (certificate: Certificate, { issuer }) => issuer === undefined || certificate.extensions.authorityKeyIdentifier === issuer.extensions.subjectKeyIdentifier),
   own("issuer-name-of-issuer", "RFC 5280 section 4.1.2.4", (certificate: Certificate, { issuer }) => issuer === undefined || certificate.issuer.hasSameBytes(issuer.subject)),
@@ -157,6 +159,12 @@ const certificateRules: readonly Omit<CertificateRule, "appliesTo">[] = [
     return leaf === undefined || (usage?.length === 1 && usage[0] === (leaf.role === "client" ? oid.clientAuth : oid.serverAuth));
   }),
   own("leaf-one-uri", "SPIFFE X509-SVID section 2", (certificate: Certificate, context) => leafProfile(context) === undefined || namesOfKind(certificate, "uri").length === 1),
+  own("leaf-identity", "profile", (certificate: Certificate, context) => {
+    const leaf = leafProfile(context);
+    return leaf === undefined || namesOfKind(certificate, "uri").every(({ value }) => identityPath.exec(String(value))?.[1] === leaf.kind);
+  }),
+  own("trust-domain-form", "SPIFFE-ID section 2.1; profile", (certificate: Certificate, context) =>
+    leafProfile(context) === undefined || namesOfKind(certificate, "uri").every(({ value }) => isTrustDomainForm(/^spiffe:\/\/([^/]*)/.exec(String(value))?.[1]))),
   own("leaf-names-by-role", "profile", (certificate: Certificate, context) => {
     const leaf = leafProfile(context);
     const hosts = namesOfKind(certificate, "dns").length + namesOfKind(certificate, "ip").length;
@@ -168,6 +176,23 @@ const certificateRules: readonly Omit<CertificateRule, "appliesTo">[] = [
     return leafProfile(context) === undefined || certificate.subject.attributes(oid.commonName).every(({ text }) => text !== undefined && hosts.includes(text));
   }),
 ];
+
+const identityPath = /^spiffe:\/\/[^/]*\/(agent|operator|service)\/[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/;
+
+/** Two DNS labels or more, in lower case and without an underscore; no URI of another scheme has one. */
+function isTrustDomainForm(domain: string | undefined): boolean {
+  return domain !== undefined && domain === domain.toLowerCase() && domain.includes(".") && !domain.includes("_") && isDnsName(domain);
+}
+
+function isAcceptableKey(spki: Uint8Array): boolean {
+  try {
+    checkAcceptableKey(spki);
+    return true;
+  } catch (error) {
+    if (error instanceof SignetError && error.code === "key-rejected") return false;
+    throw error;
+  }
+}
 
 /** Distribution points that hold one URI and nothing else. */
 function namedDistributionPoints({ extensions: { crlDistributionPoints = [] } }: Certificate): number {
@@ -225,6 +250,9 @@ const crlRules: readonly Omit<CrlRule, "appliesTo">[] = [
   }),
   own("crl-distribution-point-of-shard", "RFC 5280 section 6.3.3 (b)", ({ issuingDistributionPoint: point }: CertificateRevocationList, { distributionPoint }) =>
     distributionPoint === undefined || (point?.fullNames.length === 1 && point.fullNames[0]?.value === distributionPoint)),
+  own("crl-scope-kept", "profile: a scope is the issuer's key and the distribution point, and neither ever changes", ({ issuingDistributionPoint: point, authorityKeyIdentifier }: CertificateRevocationList, { previous }) =>
+    previous === undefined || (authorityKeyIdentifier === previous.authorityKeyIdentifier && Buffer.from(point?.der ?? []).equals(previous.issuingDistributionPoint?.der ?? Buffer.alloc(0)))),
+  own("delta-after-its-base", "RFC 5280 section 5.2.4", ({ crlNumber, baseCrlNumber }: CertificateRevocationList) => baseCrlNumber === undefined || (crlNumber ?? -1n) >= baseCrlNumber),
   own("crl-number-rises", "RFC 5280 section 5.2.3", ({ crlNumber }: CertificateRevocationList, { previous }) => previous?.crlNumber === undefined || (crlNumber ?? -1n) > previous.crlNumber),
   own("this-update-rises", "platform: OpenSSL keeps the first of two CRLs of one second", ({ thisUpdate }: CertificateRevocationList, { previous }) => previous === undefined || thisUpdate.getTime() >= previous.thisUpdate.getTime() + 1000),
   own("this-update-not-ahead", "RFC 5280 section 5.1.2.4", ({ thisUpdate }: CertificateRevocationList, { at }) => at === undefined || thisUpdate <= at),

@@ -1,9 +1,10 @@
+import { generateKeyPairSync } from "node:crypto";
 import { describe, expect, test } from "vitest";
 import type { Certificate } from "#pki/certificate.ts";
 import type { CertificateRevocationList } from "#pki/crl.ts";
 import { constructedContextTag, contextTag, encode, encodeNamedBits, encodeSequence, encodeTime, tag } from "#pki/der.ts";
 import { SignetError } from "#pki/errors.ts";
-import { checkCrlStrictly, checkStrictly, lintCertificate, lintCrl, lintRules } from "#pki/lint.ts";
+import { checkCrlStrictly, checkStrictly, lintCertificate, lintCrl, lintRules, subjectKeyIdentifierOf } from "#pki/lint.ts";
 import type { CertificateLintContext, CrlLintContext } from "#pki/lint.ts";
 import { Name, encodeGeneralName } from "#pki/name.ts";
 import { oid } from "#pki/oids.ts";
@@ -22,6 +23,7 @@ import {
   keyIdentifier,
   newSerialNumber,
   reasonCode,
+  spkiOf,
   testAuthority,
   testKeyPair,
   testTime,
@@ -33,6 +35,8 @@ const authority = await testAuthority();
 const leafKeys = testKeyPair();
 const caKeys = testKeyPair();
 const rsaKeys = testKeyPair("rsa-2048");
+/** Signs small messages without a modular reduction: e = 3. */
+const weakRsa = generateKeyPairSync("rsa", { modulusLength: 2048, publicExponent: 3 }).publicKey;
 const rootId = keyIdentifier(authority.rootKeys.publicKey);
 const agent: CertificateLintContext = { profile: { kind: "agent", role: "client" }, issuer: authority.issuing };
 const service: CertificateLintContext = { profile: { kind: "service", role: "server" }, issuer: authority.issuing };
@@ -95,7 +99,7 @@ const badCertificates: Record<string, { certificate: Certificate; context: Certi
   "policies-once-each": { certificate: leaf({ cp: extensions.certificatePolicies("1.2.3", "1.2.3") }), context: agent },
   "any-policy-not-mapped": { certificate: ca({ pm: extensions.policyMappings([oid.anyPolicy, "1.2.3"]) }), context: issuingCa },
   "subject-alt-name-critical-without-subject": { certificate: leaf({ san: extensions.subjectAltName([identity], false) }), context: agent },
-  "subject-alt-name-form": { certificate: leaf({ san: extensions.subjectAltName([identity, dns("two..dots")], true), eku: extensions.extendedKeyUsage(oid.serverAuth) }), context: service },
+  "subject-alt-name-form": { certificate: leaf({ san: extensions.subjectAltName([uri("spiffe://signet.internal/service/kms"), dns("two..dots")], true), eku: extensions.extendedKeyUsage(oid.serverAuth) }), context: service },
   "name-constraints-critical": { certificate: ca({ nc: extensions.nameConstraints({ permitted: everyForm }, false) }), context: issuingCa },
   "name-constraints-of-cas-only": { certificate: leaf({ nc: extensions.nameConstraints({ permitted: [dns("example.com")] }) }), context: agent },
   "name-constraints-form": { certificate: ca({ nc: extensions.nameConstraints({ permitted: [...everyForm, dns(".example.com")] }) }), context: issuingCa },
@@ -108,6 +112,9 @@ const badCertificates: Record<string, { certificate: Certificate; context: Certi
   "serial-of-64-random-bits": { certificate: leaf({}, { serialNumber: "40111111111111" }), context: agent },
   "signature-algorithm-strong": { certificate: leaf({}, {}, "rsa-sha1"), context: agent },
   "key-type-certified": { certificate: leaf({ ski: undefined }, { publicKey: testKeyPair("ec-p521").publicKey }), context: agent, also: ["subject-key-identifier-method"] },
+  "key-acceptable": { certificate: leaf({ ski: extensions.subjectKeyIdentifier(subjectKeyIdentifierOf(spkiOf(weakRsa))), ku: extensions.keyUsage("digitalSignature", "keyEncipherment") }, { publicKey: weakRsa }), context: agent },
+  "leaf-identity": { certificate: leaf({ san: extensions.subjectAltName([uri("spiffe://signet.internal/operator/alice")], true) }), context: agent },
+  "trust-domain-form": { certificate: leaf({ san: extensions.subjectAltName([uri("spiffe://internal/agent/alice")], true) }), context: agent },
   "subject-key-identifier-method": { certificate: leaf({ ski: extensions.subjectKeyIdentifier("00".repeat(20)) }), context: agent },
   "authority-key-identifier-of-issuer": { certificate: leaf({ aki: extensions.authorityKeyIdentifier(rootId) }), context: agent },
   "issuer-name-of-issuer": { certificate: leaf({}, { issuer: commonName("Somebody") }), context: agent },
@@ -170,6 +177,8 @@ const badCrls: Record<string, { crl: CertificateRevocationList; context?: CrlLin
   "crl-period": { crl: crl({}, { nextUpdate: inHours(24 * 11) }) },
   "crl-scope": { crl: crl({ idp: crlExtensions.issuingDistributionPoint({ fullName: uri(twoPoints) }) }) },
   "crl-distribution-point-of-shard": { crl: crl({ idp: crlExtensions.issuingDistributionPoint({ fullName: uri(`${twoPoints}/`), user: true }) }) },
+  "crl-scope-kept": { crl: crl(), context: { ...crlContext, previous: crl({ number: crlExtensions.crlNumber(6), idp: crlExtensions.issuingDistributionPoint({ fullName: uri(`${twoPoints}x`), user: true }) }, { thisUpdate: inHours(-3) }) } },
+  "delta-after-its-base": { crl: crl({ delta: crlExtensions.deltaCrlIndicator(8) }) },
   "crl-number-rises": { crl: crl(), context: { ...crlContext, previous: crl({}, { thisUpdate: inHours(-3) }) } },
   "this-update-rises": { crl: crl(), context: { ...crlContext, previous: crl({ number: crlExtensions.crlNumber(6) }) } },
   "this-update-not-ahead": { crl: crl({}, { thisUpdate: inHours(0.5) }) },

@@ -3,6 +3,7 @@ import { Certificate } from "#pki/certificate.ts";
 import { CertificateRequest } from "#pki/certificate-request.ts";
 import { certsOnly, parseCertsOnly } from "#pki/cms.ts";
 import { CertificateRevocationList } from "#pki/crl.ts";
+import { DerReader } from "#pki/der.ts";
 import { createCsr } from "#pki/keys.ts";
 import { lintCertificate, lintCrl } from "#pki/lint.ts";
 import { pemDecodeAll } from "#pki/pem.ts";
@@ -14,8 +15,27 @@ const leaf = await authority.issue({ kind: "service", role: "server", name: "kms
 const crl = authority.leafCrl([{ serialNumber: leaf.certificate.serialNumber, revocationDate: testTime.now, reason: "superseded" }]);
 const request = await createCsr(leaf.privateKey, { commonName: "x", uri: "spiffe://signet.internal/agent/x" });
 
+export interface FuzzTarget {
+  readonly seed: Uint8Array;
+  readonly read: (bytes: Uint8Array) => void;
+  /** The DER reader itself, whose code no reader above it lets through. */
+  readonly refusesWithDerCode?: true;
+}
+
+/** Reads every element of an encoding, into each constructed one. */
+function walk(bytes: Uint8Array): void {
+  const pending = [new DerReader(bytes)];
+  for (let reader = pending.pop(); reader !== undefined; reader = pending.pop()) {
+    while (!reader.atEnd) {
+      const identifier = reader.peek();
+      if ((identifier & 0x20) === 0) reader.readContent(identifier);
+      else pending.push(reader.enter(identifier));
+    }
+  }
+}
+
 /** Inputs to damage, and everything that can be asked of what is read from them. */
-export const fuzzTargets: readonly { readonly seed: Uint8Array; readonly read: (bytes: Uint8Array) => void }[] = [
+export const fuzzTargets: readonly FuzzTarget[] = [
   {
     seed: leaf.certificate.der,
     read(bytes) {
@@ -38,6 +58,7 @@ export const fuzzTargets: readonly { readonly seed: Uint8Array; readonly read: (
       list.verifySignature(authority.issuing);
     },
   },
+  { seed: leaf.certificate.der, refusesWithDerCode: true, read: walk },
   { seed: request, read: (bytes) => CertificateRequest.parse(bytes).verifyPossession() },
   { seed: certsOnly([authority.root]), read: (bytes) => parseCertsOnly(bytes) },
   { seed: Buffer.from(authority.root.toPem()), read: (bytes) => pemDecodeAll(Buffer.from(bytes).toString("latin1")) },
