@@ -1,6 +1,8 @@
 import { PassThrough } from "node:stream";
-import { expect, test } from "vitest";
+import { afterEach, expect, test, vi } from "vitest";
 import { openTerminal } from "#scripts/demo/terminal.ts";
+
+afterEach(() => void vi.unstubAllEnvs());
 
 const escape = "\u001B[";
 
@@ -13,6 +15,9 @@ async function written(columns: number): Promise<string> {
 }
 
 test("a terminal that tells no width is written to, not drawn on", async () => {
+  // Where these say that nobody watches, nothing is drawn whatever the width.
+  vi.stubEnv("CI", undefined);
+  vi.stubEnv("TERM", "xterm");
   expect(await written(0)).not.toContain(`${escape}?25l`);
   expect(await written(80)).toContain(`${escape}?25l`);
 });
