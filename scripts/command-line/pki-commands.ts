@@ -11,6 +11,7 @@ import { oid } from "#pki/oids.ts";
 import { pkiVerify } from "../pki-verify.ts";
 import { readInput } from "./files.ts";
 import { describe, formatDescription, readCrls, readPkiObjects, type PkiObject } from "./inspect.ts";
+import { describePkcs12, isPkcs12 } from "./pkcs12.ts";
 import { usageError, type Definition, type Invocation, type Outcome } from "./program.ts";
 
 /** By exit code. */
@@ -35,16 +36,29 @@ Exit 0 accept; 1 reject, its reason code on stdout; 2 unusable input; 3 not supp
   --strict               hold certificates and CRLs against RFC 5280's demands on issuers
   --jsonl                one request a line on stdin, one answer a line on stdout`;
 
+const passwordVariable = "SIGNET_PKCS12_PASSWORD";
+
+/** Never an argument, which everybody may read. One line break at the end is the editor's. */
+async function readPassword(file: string | undefined, invocation: Invocation): Promise<string> {
+  if (file !== undefined) return Buffer.from(await readInput(file, invocation)).toString("utf8").replace(/\r?\n$/, "");
+  const password = process.env[passwordVariable];
+  if (password === undefined) throw usageError("A PKCS#12 file opens with its password", `Add --password-file FILE, or set ${passwordVariable}.`);
+  return password;
+}
+
 /** `signet pki`: looks at files, needs no service. */
 export function definePkiCommands(definition: Definition): void {
   const pki = definition.group(definition.program, "pki", "certificates, requests and CRLs in files");
 
-  const inspect = definition.command(pki, "inspect <file...>", "show certificates, requests and CRLs (PEM or DER; - for stdin)", "npx signet pki inspect fullchain.pem crl.pem");
-  definition.handle(inspect, async (invocation: Invocation, files: readonly string[]): Promise<Outcome> => {
+  const inspect = definition.command(pki, "inspect <file...>", "show certificates, requests, CRLs (PEM or DER) and PKCS#12 files; - for stdin", "npx signet pki inspect fullchain.pem crl.pem");
+  inspect.option("--password-file <file>", `password of PKCS#12 files (- for stdin); or in the environment as ${passwordVariable}`);
+  definition.handle(inspect, async (invocation: Invocation, files: readonly string[], options: { readonly passwordFile?: string }): Promise<Outcome> => {
     const now = systemClock.now();
     const shown: { readonly file: string; readonly description: Readonly<Record<string, unknown>> }[] = [];
     for (const file of files) {
-      for (const object of readPkiObjects(await readInput(file, invocation), file)) shown.push({ file, description: describe(object, now) });
+      const octets = await readInput(file, invocation);
+      if (isPkcs12(octets)) for (const description of describePkcs12(octets, await readPassword(options.passwordFile, invocation), now)) shown.push({ file, description });
+      else for (const object of readPkiObjects(octets, file)) shown.push({ file, description: describe(object, now) });
     }
     return {
       json: { objects: shown.map(({ file, description }) => ({ file, ...description })) },
