@@ -4,6 +4,7 @@ import { identityUri, parseIdentityUri, type Identity, type IdentityKind, type R
 import type { Certificate } from "#pki/certificate.ts";
 import type { Clock } from "#pki/clock.ts";
 import { SignetError } from "#pki/errors.ts";
+import { isInLastThird } from "#pki/identity.ts";
 import { checkAcceptableKey, signerFromKey, type SecretKey } from "#pki/keys.ts";
 import type { Log } from "#pki/log.ts";
 import type { AuthenticatedPeer, Credential } from "#pki/mtls.ts";
@@ -313,11 +314,10 @@ export class Authority {
   }
 
   async #renewServerIfDue(): Promise<void> {
-    const { notBefore, notAfter } = this.#server.certificate;
+    const { certificate } = this.#server;
     const now = this.#parts.clock.now();
-    const early = notAfter.getTime() - now.getTime() >= (notAfter.getTime() - notBefore.getTime()) / 3;
     // It may be revoked, if this process died between a revocation and the renewal that follows it: then nobody would talk to it again.
-    if (early && (await this.#parts.engine.read((reads) => isLive(reads, this.#server.certificate.serialNumber, now)))) return;
+    if (!isInLastThird(certificate, now) && (await this.#parts.engine.read((reads) => isLive(reads, certificate.serialNumber, now)))) return;
     await this.#renewServer();
   }
 

@@ -369,7 +369,6 @@ export function encode(identifier: number, ...contents: readonly Uint8Array[]): 
 }
 
 export const encodeSequence = (...contents: readonly Uint8Array[]): Buffer => encode(tag.sequence, ...contents);
-export const encodeNull = (): Buffer => encode(tag.null);
 export const encodeBoolean = (value: boolean): Buffer => encode(tag.boolean, Buffer.of(value ? 0xff : 0));
 export const encodeOctetString = (value: Uint8Array): Buffer => encode(tag.octetString, value);
 /** BIT STRING of whole octets. */

@@ -2,6 +2,7 @@ import type { IncomingHttpHeaders } from "node:http";
 import https from "node:https";
 import { z } from "zod";
 import { isErrorCode, SignetError } from "./errors.ts";
+import { unreachableCodes } from "./mtls.ts";
 
 /** Longest answer that is read unless a caller names another limit: a CRL of a quarter of a million entries fits. */
 const defaultMaximumBytes = 16 * 1024 * 1024;
@@ -66,13 +67,11 @@ function exchange(request: TlsRequest, url: URL): Promise<TlsAnswer> {
   });
 }
 
-const unreachable = new Set(["ECONNREFUSED", "ENOTFOUND", "EHOSTUNREACH", "ENETUNREACH", "ETIMEDOUT", "EAI_AGAIN"]);
-
 function refusalOf(error: Error, url: URL): SignetError {
   if (error instanceof SignetError) return error;
   const code = "code" in error ? String(error.code) : "";
   if (error.name === "AbortError") return new SignetError("timed-out", `The request to ${url.origin} was abandoned.`, { cause: error });
-  if (unreachable.has(code)) return new SignetError("remote-unreachable", `No connection to ${url.origin} (${code}). Is the service running?`, { details: { reason: code }, cause: error });
+  if (unreachableCodes.has(code)) return new SignetError("remote-unreachable", `No connection to ${url.origin} (${code}). Is the service running?`, { details: { reason: code }, cause: error });
   // A server that refuses a client's certificate in TLS 1.3 ends the connection after the client's handshake: a reset, or an alert.
   return new SignetError("tls-refused", `The connection to ${url.origin} was refused or cut (${code === "" ? error.message : code}).`, { details: { reason: code }, cause: error });
 }

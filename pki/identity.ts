@@ -202,9 +202,7 @@ export class EnrolledIdentity {
   /** Whether less than a third of a role's certificate's life is left. */
   isRenewalDue(role: Role): boolean {
     const [certificate] = this.credential(role).chain;
-    if (certificate === undefined) return true;
-    const [from, until] = [certificate.notBefore.getTime(), certificate.notAfter.getTime()];
-    return until - this.#clock.now().getTime() < (until - from) / 3;
+    return certificate === undefined || isInLastThird(certificate, this.#clock.now());
   }
 
   isExpired(role: Role): boolean {
@@ -274,6 +272,11 @@ export class EnrolledIdentity {
     const credential = { privateKey, chain: chainFor([...answer, ...(await this.#client.cacerts())], privateKey, root) };
     this.adopt(role, credential);
   }
+}
+
+/** Whether less than a third of a certificate's life is left: time to renew it, with room for failures. */
+export function isInLastThird({ notBefore, notAfter }: Certificate, at: Date): boolean {
+  return notAfter.getTime() - at.getTime() < (notAfter.getTime() - notBefore.getTime()) / 3;
 }
 
 /** Validates what the CA sent as anybody would who is shown it. */

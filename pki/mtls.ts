@@ -330,10 +330,13 @@ function readOnce(der: Buffer, met: Map<string, Certificate>): Certificate {
   return certificate;
 }
 
+/** Codes of errors that say that nobody was reached, whatever was to be spoken. */
+export const unreachableCodes: ReadonlySet<string> = new Set(["ECONNREFUSED", "ENOTFOUND", "EHOSTUNREACH", "ENETUNREACH", "ETIMEDOUT", "EAI_AGAIN"]);
+
 function refusalOf(error: Error, where: string): SignetError {
   if (error instanceof SignetError) return error;
   const reason = "code" in error ? String(error.code) : error.message;
-  if (/^(ECONNREFUSED|ENOTFOUND|EHOSTUNREACH|ENETUNREACH|ETIMEDOUT|EAI_AGAIN)$/.test(reason)) {
+  if (unreachableCodes.has(reason)) {
     return new SignetError("remote-unreachable", `No connection to ${where} (${reason}). Is the service running?`, { details: { reason }, cause: error });
   }
   return new SignetError("tls-refused", `The TLS handshake with ${where} failed (${reason}).`, { details: { reason }, cause: error });

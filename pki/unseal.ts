@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { link, mkdir, open, readFile, rm, stat } from "node:fs/promises";
 import path from "node:path";
-import { temporarySuffix } from "./durable-file.ts";
+import { syncFolder, temporarySuffix } from "./durable-file.ts";
 import { SignetError } from "./errors.ts";
 import { SecretKey } from "./keys.ts";
 
@@ -22,7 +22,7 @@ export async function createUnsealKey(file: string): Promise<SecretKey> {
     // A link, unlike a rename, fails where the name is taken.
     await link(temporary, file);
     await rm(temporary);
-    await syncDirectory(path.dirname(file));
+    syncFolder(path.dirname(file));
   } catch (cause) {
     await rm(temporary, { force: true });
     throw new SignetError("unseal-failed", `The unseal key ${file} cannot be created; one that exists is never replaced.`, { cause });
@@ -54,11 +54,5 @@ export async function readUnsealKey(file: string): Promise<SecretKey> {
 async function writeKey(file: string, key: SecretKey): Promise<void> {
   await using handle = await open(file, "wx", 0o600);
   await handle.writeFile(key.reveal("local-use"));
-  await handle.sync();
-}
-
-async function syncDirectory(directory: string): Promise<void> {
-  if (process.platform === "win32") return;
-  await using handle = await open(directory, "r");
   await handle.sync();
 }

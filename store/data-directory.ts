@@ -4,8 +4,6 @@ import { DatabaseSync } from "node:sqlite";
 import { temporarySuffix, writeFileDurably } from "#pki/durable-file.ts";
 import { SignetError } from "#pki/errors.ts";
 
-export { writeFileDurably };
-
 export interface DataDirectoryFormat {
   /** Names the marker file, `signet-<service>.json`. */
   readonly service: "ca" | "kms" | "demo";

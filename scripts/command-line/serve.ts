@@ -2,6 +2,7 @@ import { existsSync, readdirSync } from "node:fs";
 import { createServer } from "node:net";
 import path from "node:path";
 import type { Command } from "commander";
+import type { InitialisationOptions } from "#ca/authority.ts";
 import { SignetError } from "#pki/errors.ts";
 import { EnrolledIdentity } from "#pki/identity.ts";
 import { DataDirectory } from "#store/data-directory.ts";
@@ -10,15 +11,7 @@ import { collect, errnoOf, fileError, parseInteger, type Invocation, type Outcom
 import { caReady, describeExit, kmsReady, startService, whenAskedToStop, type Service } from "./services.ts";
 import { withCa } from "./session.ts";
 
-export interface CaOptions {
-  readonly trustDomain?: string;
-  readonly host?: string;
-  readonly enrolmentPort?: number;
-  readonly mutualPort?: number;
-  readonly publicationPort?: number;
-  readonly dns?: readonly string[];
-  readonly ip?: readonly string[];
-}
+export type CaOptions = Omit<InitialisationOptions, "clock">;
 
 export interface KmsOptions {
   readonly host?: string;

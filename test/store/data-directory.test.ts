@@ -3,7 +3,8 @@ import { once } from "node:events";
 import { mkdirSync, readFileSync, readdirSync, rmdirSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, onTestFinished, test } from "vitest";
-import { DataDirectory, writeFileDurably } from "#store/data-directory.ts";
+import { writeFileDurably } from "#pki/durable-file.ts";
+import { DataDirectory } from "#store/data-directory.ts";
 import { temporaryDirectory } from "#test/support/temporary-directory.ts";
 
 const format = { service: "ca", version: 2 } as const;
