@@ -1,0 +1,51 @@
+import { readFileSync } from "node:fs";
+
+/**
+ * A fenced block of README.md. What stands behind the language in its first line is shown by no renderer, and says how the
+ * block is tried:
+ *
+ *     sh                          typed into a shell of the reader's folder; exits with 0
+ *     sh exit=5                   exits with 5
+ *     sh background until="…"     typed into another terminal, where it goes on; the next block is typed when it has said …
+ *     sh background then=5        ends by itself with 5 before the last block does
+ *     sh needs="nginx,curl"       skipped, visibly, where a command is missing
+ *     sh elsewhere="FILE"         executed by that file, which asks for the block by its id
+ *     js file=server.mjs          saved under that name, as the text around it says
+ *     text                        what is shown, not typed
+ */
+export interface ReadmeBlock {
+  readonly language: string;
+  readonly attributes: Readonly<Record<string, string>>;
+  readonly text: string;
+  /** Heading that it stands under, and which of the blocks there it is. */
+  readonly heading: string;
+  readonly number: number;
+  readonly line: number;
+}
+
+/** The fenced blocks of a page, in their order. */
+export function readmeBlocks(file: string | URL = new URL("../../README.md", import.meta.url)): readonly ReadmeBlock[] {
+  const blocks: ReadmeBlock[] = [];
+  let heading = "";
+  let open: { readonly info: string; readonly line: number; readonly lines: string[] } | undefined;
+  for (const [index, line] of readFileSync(file, "utf8").split("\n").entries()) {
+    if (open === undefined) {
+      heading = /^#+ (.*)$/.exec(line)?.[1] ?? heading;
+      const info = /^```(.*)$/.exec(line)?.[1];
+      if (info !== undefined) open = { info, line: index + 1, lines: [] };
+    } else if (line === "```") {
+      const [language = "", ...rest] = open.info.split(" ");
+      const number = blocks.filter((block) => block.heading === heading).length + 1;
+      blocks.push({ language, attributes: attributesOf(rest.join(" ")), text: `${open.lines.join("\n")}\n`, heading, number, line: open.line });
+      open = undefined;
+    } else {
+      open.lines.push(line);
+    }
+  }
+  if (open !== undefined) throw new Error(`The block of line ${open.line} has no end.`);
+  return blocks;
+}
+
+function attributesOf(text: string): Readonly<Record<string, string>> {
+  return Object.fromEntries([...text.matchAll(/([a-z]+)(?:=(?:"([^"]*)"|(\S+)))?/g)].map(([, name = "", quoted, bare]) => [name, quoted ?? bare ?? ""]));
+}
