@@ -1,6 +1,7 @@
 import { existsSync, rmSync } from "node:fs";
 import { createServer, isIP, type AddressInfo } from "node:net";
-import { buildCertificate, identityUri, isTrustDomain, parseIdentityUri, type Identity } from "#pki/certificate-profile.ts";
+import { buildCertificate } from "#pki/certificate-builder.ts";
+import { identityUri, isTrustDomain, parseIdentityUri, type Identity } from "#pki/certificate-profile.ts";
 import type { Certificate } from "#pki/certificate.ts";
 import type { Clock } from "#pki/clock.ts";
 import { SignetError } from "#pki/errors.ts";

@@ -1,6 +1,7 @@
 import { createHash, randomBytes } from "node:crypto";
 import { assembleSigned, Certificate } from "#pki/certificate.ts";
-import { buildCertificate, checkProfile, type Identity, type Role } from "#pki/certificate-profile.ts";
+import { buildCertificate } from "#pki/certificate-builder.ts";
+import { checkProfile, type Identity, type Role } from "#pki/certificate-profile.ts";
 import type { Clock } from "#pki/clock.ts";
 import { SignetError } from "#pki/errors.ts";
 import type { Signer } from "#pki/keys.ts";

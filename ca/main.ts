@@ -1,7 +1,7 @@
 import { parseArgs } from "node:util";
 import { systemClock } from "#pki/clock.ts";
 import { SignetError } from "#pki/errors.ts";
-import { createLog } from "#pki/log.ts";
+import { createLog } from "#pki/service-log.ts";
 import { DataDirectory } from "#store/data-directory.ts";
 import { Authority, initialiseAuthority } from "./authority.ts";
 import { serveAuthority } from "./http.ts";

@@ -1,4 +1,3 @@
-import "reflect-metadata";
 import {
   createHash,
   createPublicKey,
@@ -11,7 +10,7 @@ import {
   type webcrypto,
 } from "node:crypto";
 import { promisify } from "node:util";
-import { Pkcs10CertificateRequestGenerator, SubjectAlternativeNameExtension, type JsonGeneralNames } from "@peculiar/x509";
+import type { JsonGeneralNames } from "@peculiar/x509";
 import { SignetError } from "./errors.ts";
 
 /** Kinds of key that Signet certifies. RSA keys have the public exponent 65537. */
@@ -131,6 +130,9 @@ export async function createCsr(
     ...(names.dns ?? []).map((value) => ({ type: "dns" as const, value })),
     ...(names.ip ?? []).map((value) => ({ type: "ip" as const, value })),
   ];
+  // Loaded where it is used: enrolling is rare, and it takes as long to load as everything else that an agent needs.
+  await import("reflect-metadata");
+  const { Pkcs10CertificateRequestGenerator, SubjectAlternativeNameExtension } = await import("@peculiar/x509");
   const request = await Pkcs10CertificateRequestGenerator.create({
     name: names.commonName === undefined ? [] : [{ CN: [names.commonName] }],
     keys: {

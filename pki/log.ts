@@ -1,29 +1,18 @@
-import { pino, type Logger } from "pino";
-
-/** Structured log. Pass data as the first argument, the sentence as the second: `log.info({ port }, "listening")`. */
-export type Log = Logger;
-
-/** Names under which something secret could stand in a record, at its top or one level below. */
-const secretNames = ["token", "password", "authorization", "Authorization", "cookie", "privateKey", "key", "material", "plaintext", "secret", "body"];
-
-/**
- * One JSON object a line on stderr; stdout stays free for the service's answer. Secrets are never passed to the log; should one be, under a name that
- * tells it, `[redacted]` stands in its place.
- */
-export function createLog(service: string, level: "debug" | "info" | "warn" | "error" | "silent" = "info"): Log {
-  return pino(
-    {
-      name: service,
-      level,
-      base: { service, pid: process.pid },
-      timestamp: pino.stdTimeFunctions.isoTime,
-      formatters: { level: (label) => ({ level: label }) },
-      redact: { paths: secretNames.flatMap((name) => [name, `*.${name}`]), censor: "[redacted]" },
-    },
-    // Synchronous: the last line before an exit is the one that is wanted most.
-    pino.destination({ fd: 2, sync: true }),
-  );
+interface Write {
+  (data: object, sentence: string): void;
+  (sentence: string): void;
 }
 
+/** Structured log. Pass data as the first argument, the sentence as the second: `log.info({ port }, "listening")`. */
+export interface Log {
+  readonly debug: Write;
+  readonly info: Write;
+  readonly warn: Write;
+  readonly error: Write;
+  readonly fatal: Write;
+}
+
+const nothing: Write = () => {};
+
 /** For who has nothing to say, such as a library used inside someone else's program. */
-export const silentLog: Log = pino({ level: "silent" });
+export const silentLog: Log = { debug: nothing, info: nothing, warn: nothing, error: nothing, fatal: nothing };

@@ -1,7 +1,8 @@
 import { describe, expect, test } from "vitest";
 import { Certificate } from "#pki/certificate.ts";
-import { buildCertificate, checkProfile, checkServerName, identityUri, parseIdentityUri } from "#pki/certificate-profile.ts";
-import type { CertificateContent } from "#pki/certificate-profile.ts";
+import { buildCertificate } from "#pki/certificate-builder.ts";
+import type { CertificateContent } from "#pki/certificate-builder.ts";
+import { checkProfile, checkServerName, identityUri, parseIdentityUri } from "#pki/certificate-profile.ts";
 import { SignetError } from "#pki/errors.ts";
 import { oid } from "#pki/oids.ts";
 import { validatePath } from "#pki/path-validation.ts";

@@ -5,8 +5,10 @@
 import { createHash, generateKeyPairSync, randomBytes, sign } from "node:crypto";
 import type { KeyObject } from "node:crypto";
 import { Certificate, assembleSigned } from "#pki/certificate.ts";
-import { buildCertificate, identityUri } from "#pki/certificate-profile.ts";
-import type { CertificateContent, IdentityKind, Role } from "#pki/certificate-profile.ts";
+import { buildCertificate } from "#pki/certificate-builder.ts";
+import type { CertificateContent } from "#pki/certificate-builder.ts";
+import { identityUri } from "#pki/certificate-profile.ts";
+import type { IdentityKind, Role } from "#pki/certificate-profile.ts";
 import { CertificateRevocationList, crlToBeSigned } from "#pki/crl.ts";
 import type { CrlContent, RevokedEntry } from "#pki/crl.ts";
 import {

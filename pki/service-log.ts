@@ -1,0 +1,24 @@
+import { pino } from "pino";
+import type { Log } from "./log.ts";
+
+/** Names under which something secret could stand in a record, at its top or one level below. */
+const secretNames = ["token", "password", "authorization", "Authorization", "cookie", "privateKey", "key", "material", "plaintext", "secret", "body"];
+
+/**
+ * One JSON object a line on stderr; stdout stays free for the service's answer. Secrets are never passed to the log; should one be, under a name that
+ * tells it, `[redacted]` stands in its place.
+ */
+export function createLog(service: string, level: "debug" | "info" | "warn" | "error" | "silent" = "info"): Log {
+  return pino(
+    {
+      name: service,
+      level,
+      base: { service, pid: process.pid },
+      timestamp: pino.stdTimeFunctions.isoTime,
+      formatters: { level: (label) => ({ level: label }) },
+      redact: { paths: secretNames.flatMap((name) => [name, `*.${name}`]), censor: "[redacted]" },
+    },
+    // Synchronous: the last line before an exit is the one that is wanted most.
+    pino.destination({ fd: 2, sync: true }),
+  );
+}
