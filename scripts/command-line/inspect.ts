@@ -2,7 +2,7 @@ import { CertificateRequest } from "#pki/certificate-request.ts";
 import { Certificate } from "#pki/certificate.ts";
 import { CertificateRevocationList } from "#pki/crl.ts";
 import { SignetError } from "#pki/errors.ts";
-import type { GeneralName } from "#pki/name.ts";
+import { formatIpAddress, type GeneralName } from "#pki/name.ts";
 import { oid } from "#pki/oids.ts";
 import { pemDecodeAll } from "#pki/pem.ts";
 
@@ -154,11 +154,17 @@ function formatValue(value: unknown, indent: string): string {
 }
 
 /** Text of a certificate's maker, harmless to a terminal. */
-function printable(text: string): string {
+export function printable(text: string): string {
   return text.replaceAll(/[\p{Cc}\p{Cf}\u2028\u2029]/gu, (character) => `\\u{${(character.codePointAt(0) ?? 0).toString(16)}}`);
 }
 
-function formatGeneralName(name: GeneralName): string {
+export function formatGeneralName(name: GeneralName): string {
+  // In name constraints an address comes with its mask (RFC 5280 section 4.2.1.10).
+  if (name.kind === "ip" && (name.octets.length === 8 || name.octets.length === 32)) {
+    const [address, mask] = [name.octets.subarray(0, name.octets.length / 2), name.octets.subarray(name.octets.length / 2)];
+    const bits = [...mask].map((octet) => octet.toString(2).padStart(8, "0")).join("");
+    return `ip:${formatIpAddress(address)}/${/^1*0*$/.test(bits) ? bits.replaceAll("0", "").length : formatIpAddress(mask)}`;
+  }
   return `${name.kind}:${printable(name.value.toString())}`;
 }
 

@@ -6,6 +6,7 @@ import { defineKmsCommands } from "./kms-commands.ts";
 import { definePkiCommands } from "./pki-commands.ts";
 import { processTerminal, runCommandLine, type Definition, type Terminal } from "./program.ts";
 import { runScript } from "./services.ts";
+import { defineTrustCommands } from "./trust-commands.ts";
 
 const { version } = z.object({ version: z.string() }).parse(JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")));
 
@@ -20,6 +21,7 @@ export function defineSignet(definition: Definition): void {
   defineKmsCommands(definition);
   defineAgentCommands(definition);
   definePkiCommands(definition);
+  defineTrustCommands(definition);
   const demo = definition.command(program, "demo [argument...]", "run the demo: the parties, the revocation, the attacks", "npx signet demo");
   demo.allowUnknownOption().addHelpText("after", "\nOptions are those of `npm run demo`.");
   definition.handle(demo, async (_invocation, args: readonly string[]) => ({ exitCode: await runScript("scripts/demo.ts", args) }));

@@ -46,6 +46,7 @@ describe("signet", () => {
       "kms key": ["create", "import", "list", "show", "get", "rotate", "revoke", "destroy", "encrypt", "decrypt"],
       agent: ["enroll", "renew", "whoami"],
       pki: ["inspect", "verify", "import-crl", "lower-crl-floor", "lint"],
+      trust: ["install", "uninstall", "status"],
     };
     for (const [family, names] of Object.entries(families)) for (const name of names) expect(leaves).toContain(`${family} ${name}`);
     expect(leaves).toContain("demo");
