@@ -189,7 +189,7 @@ export class Authority {
     return this.#issue(identity, role, names, csrDer, leafValidityDays[role], identity.uri, (transaction) => this.#confirm(transaction, caller));
   }
 
-  /** A certificate for somebody's request, on an operator's word. @throws SignetError not-permitted, request-malformed, and as `renew` */
+  /** A certificate for somebody's request, on an operator's word. @throws SignetError not-permitted, request-malformed, name-not-permitted, and as `renew` */
   async issueFor(caller: AuthenticatedPeer, body: CertificateRequestBody): Promise<Certificate> {
     requireOperator(caller);
     const identity = this.#identityFor(body.kind, body.name);
@@ -205,7 +205,7 @@ export class Authority {
     });
   }
 
-  /** @throws SignetError not-permitted, request-malformed, certificate-revoked */
+  /** @throws SignetError not-permitted, request-malformed, name-not-permitted, certificate-revoked */
   async createToken(caller: AuthenticatedPeer, body: TokenRequest): Promise<IssuedToken> {
     requireOperator(caller);
     const { engine, audit, clock } = this.#parts;
@@ -310,7 +310,11 @@ export class Authority {
       ...names.dns.filter((name) => !dns.some((permitted) => name === permitted || name.endsWith(`.${permitted}`))),
       ...names.ip.filter((address) => !inRanges(address, ipRanges)),
     ];
-    if (outside.length > 0) throw new SignetError(code, `Outside of what this authority may certify: ${outside.join(", ")}.`);
+    if (outside.length > 0) {
+      throw new SignetError("name-not-permitted", `This CA may not certify ${outside.join(", ")}. Its name constraints permit ${dns.join(", ")} with all names below, and the addresses ${ipRanges.join(", ")}. Nothing was issued.`, {
+        details: { outside: outside.join(", "), next: "Ask for a name within these. They stand in the CA's own certificate and are chosen when a CA is made: `npx signet --data NEW ca init --dns NAME --ip ADDRESS`." },
+      });
+    }
   }
 
   async #renewServerIfDue(): Promise<void> {

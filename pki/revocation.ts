@@ -163,6 +163,12 @@ export class RevocationStore {
     if (held !== undefined) held.refreshedAt = this.#options.clock.monotonicMilliseconds();
   }
 
+  /** The CRLs in force, one of each scope, those for CA certificates first: what a verifier that keeps none of its own has to be handed. */
+  crls(): readonly CertificateRevocationList[] {
+    const rank = ({ crl, scope }: HeldCrl): string => `${crl.issuingDistributionPoint?.onlyContainsCACerts === true ? 0 : 1} ${scope}`;
+    return [...this.#held.values()].flat().sort((a, b) => (rank(a) < rank(b) ? -1 : 1)).map(({ crl }) => crl);
+  }
+
   /**
    * Proves that no certificate of the path, its anchor aside, is revoked, nor has expired since the path was validated.
    * @throws SignetError certificate-expired | certificate-revoked | crl-missing | crl-stale | crl-refresh-overdue | clock-rolled-back

@@ -25,6 +25,7 @@ import {
   type TokenAnswer,
   type TokenRequest,
 } from "#pki/protocol-ca.ts";
+import type { RevocationStore } from "#pki/revocation.ts";
 
 /**
  * The CA's API for operators, on its mutual listener. The operator's certificate is the only credential, and the CA's refusals
@@ -34,6 +35,8 @@ export class CaClient {
   readonly trustDomain: string;
   readonly trustAnchors: readonly Certificate[];
   readonly clock: Clock;
+  /** What the operator knows of revocations, by CRLs that were verified. */
+  readonly revocation: RevocationStore;
   readonly #url: string;
   readonly #agent: MutualAgent;
 
@@ -43,6 +46,7 @@ export class CaClient {
     this.trustDomain = operator.identity.trustDomain;
     this.trustAnchors = operator.trustAnchors;
     this.clock = clock;
+    this.revocation = operator.revocation;
     this.#url = i.mutualUrl;
     this.#agent = new MutualAgent({
       credential: operator.credential("client"),

@@ -1,14 +1,18 @@
-import { Option, type Command } from "commander";
+import { randomBytes } from "node:crypto";
+import { isIP } from "node:net";
+import { InvalidArgumentError, Option, type Command } from "commander";
 import { CertificateRequest } from "#pki/certificate-request.ts";
 import { identityUri, type IdentityKind, type Role } from "#pki/certificate-profile.ts";
 import { SignetError } from "#pki/errors.ts";
 import { keyTypes, type KeyType } from "#pki/keys.ts";
+import { isDnsNameOrWildcard } from "#pki/name-matching.ts";
+import { requirePkcs12Password } from "#pki/pkcs12.ts";
 import { certificateStates, revocationReasons, type CertificateDescription, type RevocationAnswer, type RevocationReason, type RevocationRequest } from "#pki/protocol-ca.ts";
 import type { CaClient } from "./ca-client.ts";
 import { requireName } from "./deployment.ts";
 import { readInput, writeWhole } from "./files.ts";
 import { describeCrl, formatDescription, formatTable, readPkiObjects } from "./inspect.ts";
-import { issueCredential } from "./issue.ts";
+import { issueCredential, type IssueOptions } from "./issue.ts";
 import { collect, parseInteger, usageError, type Definition, type Invocation, type Outcome } from "./program.ts";
 import { addCaOptions, initialiseCa, serveCa, type CaOptions } from "./serve.ts";
 import { withCa } from "./session.ts";
@@ -53,18 +57,22 @@ export function defineCaCommands(definition: Definition): void {
   );
 
   const issue = addNameOptions(
-    definition.command(ca, "issue <name>", "make a key and a certificate for it, with its chain and CRLs", "npx signet ca issue api --dns localhost --ip 127.0.0.1 --out certs/api"),
+    definition.command(ca, "issue <name>", "make a key and a certificate for it, with its chain and CRLs", "npx signet ca issue api --dns localhost --dns api.corp --ip 127.0.0.1 --out ./api\nnpx signet ca issue bob --kind agent --out ./bob"),
     "service",
   )
+    .addHelpText("after", issueHelp)
     .requiredOption("--out <directory>", "directory for key.pem, cert.pem, fullchain.pem, root.pem and crl.pem")
     .addOption(new Option("--role <role>", "what the certificate is for; server for a service, else client").choices(["client", "server"]))
     .addOption(new Option("--key-type <type>", "type of the key").choices(keyTypes).default("ec-p256"))
     .option("--days <days>", "validity (1 to 398)", parseInteger(1, 398))
-    .option("--csr <file>", "certify the key of this PKCS #10 request instead of making one (- for stdin)");
-  handle(issue, async (invocation: Invocation, name: string, options: NameOptions & { readonly out: string; readonly role?: Role; readonly keyType: KeyType; readonly days?: number; readonly csr?: string }): Promise<Outcome> => {
+    .option("--csr <file>", "certify the key of this PKCS #10 request instead of making one (- for stdin)")
+    .option("--p12", "also NAME.p12, key and chain for browsers and Java (PKCS #12)")
+    .option("--p12-password-file <file>", "its password (- for stdin); otherwise one is made");
+  handle(issue, async (invocation: Invocation, name: string, options: NameOptions & Pkcs12Options & { readonly out: string; readonly role?: Role; readonly keyType: KeyType; readonly days?: number; readonly csr?: string }): Promise<Outcome> => {
     const { kind = "service", dns = [], ip = [], days, csr, keyType, out } = options;
     const role = options.role ?? (kind === "service" ? "server" : "client");
     if (kind === "service" && role === "server" && dns.length + ip.length === 0) throw usageError("a server's certificate needs a host name", "Add --dns NAME or --ip ADDRESS, such as --dns localhost.");
+    const pkcs12 = await pkcs12Of(options, invocation);
     const request = {
       name: requireName(name),
       kind,
@@ -74,6 +82,7 @@ export function defineCaCommands(definition: Definition): void {
       keyType,
       ...(days === undefined ? {} : { validityDays: days }),
       ...(csr === undefined ? {} : { csr: readRequest(await readInput(csr, invocation), csr).der }),
+      ...(pkcs12 === undefined ? {} : { pkcs12 }),
     };
     return withCa(invocation, async (authority) => {
       const { certificate, files } = await invocation.progress(`Issuing ${name}`, () => issueCredential(authority, out, request));
@@ -120,6 +129,39 @@ export function defineCaCommands(definition: Definition): void {
   );
 }
 
+interface Pkcs12Options {
+  readonly p12?: true;
+  readonly p12PasswordFile?: string;
+  readonly csr?: string;
+}
+
+/** 144 bits, in characters that every shell and dialogue takes as they are. @throws SignetError usage */
+async function pkcs12Of({ p12, p12PasswordFile: file, csr }: Pkcs12Options, invocation: Invocation): Promise<IssueOptions["pkcs12"]> {
+  if (p12 !== true) {
+    if (file !== undefined) throw usageError("--p12-password-file is the password of a file that is not asked for", "Add --p12.");
+    return undefined;
+  }
+  if (csr !== undefined) throw usageError("a .p12 file holds the private key, which stays with its owner where --csr is given", "Leave one of the two out; the owner makes one with `openssl pkcs12 -export`.");
+  if (file === undefined) return { password: Buffer.from(randomBytes(18).toString("base64url")), keepPassword: true };
+  const content = Buffer.from(await readInput(file, invocation));
+  // One line break at the end is the editor's.
+  const end = content.at(-1) === 0x0a ? (content.at(-2) === 0x0d ? -2 : -1) : content.length;
+  const password = content.subarray(0, end);
+  requirePkcs12Password(password);
+  return { password, keepPassword: false };
+}
+
+const issueHelp = `
+Written into the directory, in this order, all of it or nothing; the directory is made with mode 0700 where there is none, and no file is replaced:
+  key.pem            private key, PKCS #8       0600: its owner alone; a server reads it as root, or runs as the owner
+  cert.pem           the certificate            0644
+  fullchain.pem      it and the issuing CA      0644: what a server or client shows
+  root.pem           the root                   0644: what the other side verifies against
+  crl.pem            every CRL of the chain     0644: for ssl_crl, --crlfile, -crl_check_all
+  NAME.p12           with --p12                 0600: key, certificate, issuing CA and root, AES-256 under a password
+  NAME.p12.password  with --p12 alone           0600: the password that was made; move it away from NAME.p12
+With --csr there is no key.pem. A name outside of the CA's name constraints is refused before anything is written or issued.`;
+
 /**
  * Revokes what `target` names: a serial number, an identity's URI, or the name of an identity that the CA knows.
  * @throws SignetError not-found; usage where several kinds of identity have the name
@@ -156,6 +198,17 @@ function readRequest(octets: Uint8Array, file: string): CertificateRequest {
 function addNameOptions(command: Command, kind: IdentityKind): Command {
   return command
     .addOption(new Option("--kind <kind>", "kind of the identity").choices(["agent", "operator", "service"]).default(kind))
-    .option("--dns <name>", "DNS name of its server (repeatable)", collect)
-    .option("--ip <address>", "IP address of its server (repeatable)", collect);
+    .option("--dns <name>", "DNS name of its server (repeatable)", collectDnsName)
+    .option("--ip <address>", "IP address of its server (repeatable)", collectAddress);
+}
+
+function collectDnsName(value: string, previous?: readonly string[]): readonly string[] {
+  const name = value.toLowerCase();
+  if (isIP(name) !== 0 || name.includes("_") || !isDnsNameOrWildcard(name)) throw new InvalidArgumentError("A DNS name is wanted, such as api.corp; an address is given with --ip.");
+  return collect(name, previous);
+}
+
+function collectAddress(value: string, previous?: readonly string[]): readonly string[] {
+  if (isIP(value) === 0 || value.includes("%")) throw new InvalidArgumentError("An IP address is wanted, such as 127.0.0.1; a name is given with --dns.");
+  return collect(value, previous);
 }

@@ -74,11 +74,16 @@ export async function fillDirectory<T>(directory: string, names: readonly string
     return result;
   } catch (error) {
     await rm(folder, { recursive: true, force: true });
-    if (made !== undefined) await rmdir(directory).catch(() => {});
+    if (made !== undefined) await removeEmpty(directory, made);
     throw error instanceof SignetError || errnoOf(error) === undefined ? error : fileError(directory, error);
   } finally {
     await rmdir(folder).catch(() => {});
   }
+}
+
+/** Removes the folders from `inner` out to `outer` that are empty. */
+async function removeEmpty(inner: string, outer: string): Promise<void> {
+  for (let folder = path.resolve(inner); folder.length >= path.resolve(outer).length; folder = path.dirname(folder)) await rmdir(folder).catch(() => {});
 }
 
 async function readStream(stream: Readable, name: string): Promise<Uint8Array> {

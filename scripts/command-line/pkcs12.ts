@@ -1,8 +1,10 @@
-import { createHash } from "node:crypto";
+import { createHash, createPublicKey, type KeyObject } from "node:crypto";
 import forge from "node-forge";
 import { Certificate } from "#pki/certificate.ts";
 import { DerReader, tag } from "#pki/der.ts";
 import { SignetError } from "#pki/errors.ts";
+import { keyTypeOf } from "#pki/keys.ts";
+import { decodePkcs12, type Pkcs12Objects } from "#pki/pkcs12.ts";
 import { describeCertificate } from "./inspect.ts";
 
 /** Most rounds of key derivation that are run: what a file asks for, this process has to work. */
@@ -19,26 +21,57 @@ export function isPkcs12(octets: Uint8Array): boolean {
   }
 }
 
+type Description = Record<string, unknown>;
+
 /**
  * What a PKCS#12 file holds: itself, its certificates, and of each private key that there is one. Octets of keys are shown nowhere; a key is named by the
- * SHA-256 of its public key, as certificates are. Keys other than RSA are counted without a name.
+ * SHA-256 of its public key, as certificates are. Files of today's encryption are read by pki/pkcs12.ts; older ones by node-forge, which names no keys but RSA.
  * @throws SignetError decryption-failed (another password, or damaged) | certificate-malformed
  */
-export function describePkcs12(octets: Uint8Array, password: string, now: Date): readonly Readonly<Record<string, unknown>>[] {
+export function describePkcs12(octets: Uint8Array, password: string, now: Date): readonly Readonly<Description>[] {
+  const objects = openModern(octets, password);
+  const { certificates, keys, others } = objects === undefined ? describeLegacy(octets, password, now) : describeModern(objects, now);
+  for (const key of keys) {
+    const owner = certificates.find(({ spkiFingerprint }) => spkiFingerprint === key["spkiFingerprint"]);
+    if (owner !== undefined) key["certificate"] = owner["serialNumber"];
+  }
+  return [{ type: "pkcs12", integrity: "password and MAC verified", certificates: certificates.length, privateKeys: keys.length, otherObjects: others }, ...certificates, ...keys];
+}
+
+/** @returns undefined where the file is of another encryption, or in BER */
+function openModern(octets: Uint8Array, password: string): Pkcs12Objects | undefined {
+  try {
+    return decodePkcs12(octets, Buffer.from(password));
+  } catch (error) {
+    if (error instanceof SignetError && (error.code === "algorithm-rejected" || error.code === "der-malformed")) return undefined;
+    throw error;
+  }
+}
+
+function describeModern({ certificates, privateKeys, others }: Pkcs12Objects, now: Date): { certificates: Description[]; keys: Description[]; others: number } {
+  const named = (friendlyName: string | undefined): Description => (friendlyName === undefined ? {} : { friendlyName });
+  return {
+    certificates: certificates.map(({ value, friendlyName }) => ({ ...describeCertificate(value, now), ...named(friendlyName) })),
+    keys: privateKeys.map(({ value, friendlyName }) => ({ type: "private key", publicKey: keyTypeOf(value) ?? value.asymmetricKeyType, spkiFingerprint: fingerprintOf(value), ...named(friendlyName) })),
+    others,
+  };
+}
+
+function fingerprintOf(privateKey: KeyObject): string {
+  return createHash("sha256").update(createPublicKey(privateKey).export({ format: "der", type: "spki" })).digest("hex");
+}
+
+function describeLegacy(octets: Uint8Array, password: string, now: Date): { certificates: Description[]; keys: Description[]; others: number } {
   const bags = openBags(octets, password);
-  const certificates: Record<string, unknown>[] = [];
-  const keys: Record<string, unknown>[] = [];
+  const certificates: Description[] = [];
+  const keys: Description[] = [];
   for (const bag of bags) {
     const friendlyName = bag.attributes?.friendlyName?.[0] as unknown;
     const name = typeof friendlyName === "string" ? { friendlyName } : {};
     if (bag.type === forge.pki.oids["certBag"]) certificates.push({ ...describeCertificate(certificateOf(bag), now), ...name });
     else if (bag.type === forge.pki.oids["keyBag"] || bag.type === forge.pki.oids["pkcs8ShroudedKeyBag"]) keys.push({ type: "private key", ...describeKey(bag), ...name });
   }
-  for (const key of keys) {
-    const owner = certificates.find(({ spkiFingerprint }) => spkiFingerprint === key["spkiFingerprint"]);
-    if (owner !== undefined) key["certificate"] = owner["serialNumber"];
-  }
-  return [{ type: "pkcs12", integrity: "password and MAC verified", certificates: certificates.length, privateKeys: keys.length, otherObjects: bags.length - certificates.length - keys.length }, ...certificates, ...keys];
+  return { certificates, keys, others: bags.length - certificates.length - keys.length };
 }
 
 function openBags(octets: Uint8Array, password: string): forge.pkcs12.Bag[] {

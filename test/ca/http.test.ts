@@ -134,7 +134,7 @@ describe("roles", () => {
     const { identity } = await enrolledCaller("api", { kind: "service", dns: ["api.example.test", "localhost"] });
     await identity.enrollServerRole();
     expect(identity.credential("server").chain[0]?.extensions.subjectAltName?.map(({ value }) => value)).toEqual(["spiffe://signet.internal/service/api", "api.example.test", "localhost"]);
-    await expect(operator.call("POST", caRoutes.tokens, { name: "web", kind: "service", dns: ["bank.example"] })).rejects.toMatchObject({ code: "request-malformed" });
+    await expect(operator.call("POST", caRoutes.tokens, { name: "web", kind: "service", dns: ["bank.example"] })).rejects.toMatchObject({ code: "name-not-permitted" });
     await expect(operator.call("POST", caRoutes.tokens, { name: "web", kind: "agent", dns: ["localhost"] })).rejects.toMatchObject({ code: "request-malformed" });
     const nameless = await enrolledCaller("nameless", { kind: "service" });
     await expect(nameless.identity.enrollServerRole()).rejects.toMatchObject({ code: "not-permitted" });

@@ -2,8 +2,9 @@ import { writeFileSync } from "node:fs";
 import path from "node:path";
 import forge from "node-forge";
 import { beforeAll, expect, test } from "vitest";
+import { encodePkcs12 } from "#pki/pkcs12.ts";
 import { signet } from "#scripts/command-line/signet.ts";
-import { commonName, forge as forgeCertificate, testKeyPair } from "#test/support/pki.ts";
+import { commonName, forge as forgeCertificate, testAuthority, testKeyPair } from "#test/support/pki.ts";
 import { temporaryDirectory } from "#test/support/temporary-directory.ts";
 import { recordedTerminal } from "#test/support/terminal.ts";
 
@@ -45,6 +46,16 @@ test("shows certificates and which of them a key belongs to, and of the key noth
   const plain = await run(["pki", "inspect", file, "--password-file", "-"], password);
   for (const { out } of [json, plain]) expect([out.includes(secretPrime), out.includes("PRIVATE KEY")]).toEqual([false, false]);
   expect(plain.out).toContain(serialNumber);
+});
+
+test("names keys other than RSA too, in files such as `signet ca issue --p12` writes", async () => {
+  const authority = await testAuthority();
+  const { certificate, privateKey } = await authority.issue({ role: "client", name: "alice" });
+  const file = write(encodePkcs12({ privateKey, chain: [certificate, authority.issuing], friendlyName: "alice" }, Buffer.from(password), 2048));
+  const { exitCode, out } = await run(["pki", "inspect", file, "--password-file", "-", "--json"], password);
+  expect(exitCode).toBe(0);
+  const { objects } = JSON.parse(out) as { readonly objects: readonly Record<string, unknown>[] };
+  expect(objects).toMatchObject([{ type: "pkcs12", certificates: 2, privateKeys: 1 }, { friendlyName: "alice" }, { type: "certificate" }, { type: "private key", publicKey: "ec-p256", spkiFingerprint: certificate.spkiFingerprint, certificate: certificate.serialNumber }]);
 });
 
 test.each([
