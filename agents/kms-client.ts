@@ -30,6 +30,7 @@ import {
   type KmsStatusResponse,
   type WhoamiResponse,
 } from "#pki/protocol-kms.ts";
+import { kmsSummary, type KmsSummary } from "#pki/protocol-summary.ts";
 
 /** One version of a key that the KMS handed out, with its 32 octets of AES-256 material. */
 export interface GroupKey {
@@ -181,6 +182,11 @@ export class KmsClient {
 
   async status(): Promise<KmsStatusResponse> {
     return this.#call("GET", kmsRoutes.status, kmsStatusResponse);
+  }
+
+  /** For operators: keys by state, who is connected, the last audit records. */
+  async summary(): Promise<KmsSummary> {
+    return this.#call("GET", kmsRoutes.summary, kmsSummary);
   }
 
   /** For operators. */

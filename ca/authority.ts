@@ -9,8 +9,9 @@ import { checkAcceptableKey, signerFromKey, type SecretKey } from "#pki/keys.ts"
 import type { Log } from "#pki/log.ts";
 import type { AuthenticatedPeer, Credential } from "#pki/mtls.ts";
 import type { CertificateRequestBody, RevocationReason, TokenRequest } from "#pki/protocol-ca.ts";
+import { summaryRows, type CaSummary } from "#pki/protocol-summary.ts";
 import { readUnsealKey } from "#pki/unseal.ts";
-import { AuditLog } from "#store/audit-log.ts";
+import { AuditLog, toLatestRecords } from "#store/audit-log.ts";
 import { DataDirectory } from "#store/data-directory.ts";
 import type { SqlEngine, SqlTransaction } from "#store/engine.ts";
 import { openSqlite } from "#store/sqlite.ts";
@@ -18,7 +19,7 @@ import { CrlPublisher, type CrlScope, type PublishedCrl } from "./crl-publisher.
 import { createToken, inspectToken, redeemToken, serverNamesOf, setServerNames, type ServerNames } from "./enrollment.ts";
 import { makeServerKey, renewOperatorIfDue } from "./initialisation.ts";
 import { Issuer } from "./issuer.ts";
-import { abandonIntents, findCertificate, isLive, listCertificates, revoke, type LedgerEntry, type LedgerFilter, type RevocationTarget } from "./ledger.ts";
+import { abandonIntents, countCertificates, findCertificate, isLive, lastRevocations, listCertificates, nextToExpire, revoke, type LedgerEntry, type LedgerFilter, type RevocationTarget } from "./ledger.ts";
 import { loadAuthorityKey, type AuthorityKey } from "./sealed-keys.ts";
 import {
   authorityDirectoryFormat,
@@ -260,6 +261,19 @@ export class Authority {
   async certificates(caller: AuthenticatedPeer, filter: LedgerFilter): Promise<readonly LedgerEntry[]> {
     requireOperator(caller);
     return this.#parts.engine.read((reads) => listCertificates(reads, filter, this.#parts.clock.now()));
+  }
+
+  /** What stands in the ledger and the audit log, at a glance. */
+  async summary(caller: AuthenticatedPeer): Promise<Pick<CaSummary, "certificates" | "nextToExpire" | "revocations" | "audit">> {
+    requireOperator(caller);
+    const { engine, audit } = this.#parts;
+    const now = this.now();
+    return engine.read(async (reads) => ({
+      certificates: await countCertificates(reads, now),
+      nextToExpire: (await nextToExpire(reads, now, summaryRows)).map((entry) => ({ ...entry, notAfter: entry.notAfter.toISOString() })),
+      revocations: (await lastRevocations(reads, summaryRows)).map(({ reason, ...entry }) => ({ ...entry, reason: reason as RevocationReason, revokedAt: entry.revokedAt.toISOString() })),
+      audit: toLatestRecords(await audit.latest(reads, summaryRows)),
+    }));
   }
 
   /** @throws SignetError not-found */

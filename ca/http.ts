@@ -27,6 +27,7 @@ import {
   type CrlSummary,
   type RevocationReason,
 } from "#pki/protocol-ca.ts";
+import { summaryRows, type CaSummary } from "#pki/protocol-summary.ts";
 import { memoryFloors, RevocationStore } from "#pki/revocation.ts";
 import type { Authority } from "./authority.ts";
 import type { PublishedCrl } from "./crl-publisher.ts";
@@ -209,6 +210,19 @@ class AuthorityHttp {
         GET: this.#forOperators(async (caller, request, response) => {
           const entry = await authority.certificate(caller, String(request.params["serialNumber"]));
           sendJson(response, 200, { ...this.#describe(entry), certificate: Certificate.parse(entry.der).toPem() });
+        }),
+      },
+      [caRoutes.summary]: {
+        GET: this.#forOperators(async (caller, _request, response) => {
+          const summary: CaSummary = {
+            at: authority.now().toISOString(),
+            trustDomain: authority.settings.trustDomain,
+            rootFingerprint: authority.root.fingerprint,
+            ...(await authority.summary(caller)),
+            crls: authority.publisher.all().map((published) => ({ ...this.#summary(published), publishedAt: published.publishedAt.toISOString() })),
+            peers: this.#sessions.connected(summaryRows),
+          };
+          sendJson(response, 200, summary);
         }),
       },
       [caRoutes.revocations]: {

@@ -177,11 +177,62 @@ export async function listCertificates(reads: Reads, filter: LedgerFilter, at: D
   if (filter.identity !== undefined) add("identity = ?", filter.identity);
   if (filter.before !== undefined) add("id < ?", filter.before);
   if (filter.state === "revoked") add("revoked_at IS NOT NULL");
-  if (filter.state === "expired") add("revoked_at IS NULL AND not_after <= ?", at.getTime());
-  if (filter.state === "valid") add("revoked_at IS NULL AND not_after > ?", at.getTime());
+  // The plus keeps SQLite from the index on not_after, out of which it would sort everything by id for one page.
+  if (filter.state === "expired") add("revoked_at IS NULL AND +not_after <= ?", at.getTime());
+  if (filter.state === "valid") add("revoked_at IS NULL AND +not_after > ?", at.getTime());
   const rows = await reads.all(`SELECT ${columns} FROM certificate WHERE ${conditions.join(" AND ")} ORDER BY id DESC LIMIT ?`, ...parameters, filter.limit);
   return rows.map(toEntry);
 }
+
+export interface CertificateCounts {
+  readonly valid: number;
+  /** Of the valid ones, those that end within seven days, the last of them whole. */
+  readonly expiring: number;
+  readonly revoked: number;
+  readonly expired: number;
+}
+
+const day = 86_400_000;
+
+/** Leaf certificates by state, out of the counts that are kept by day of expiry; of a day that is not over, what is past of it is counted. */
+export async function countCertificates(reads: Reads, at: Date): Promise<CertificateCounts> {
+  const now = at.getTime();
+  const today = Math.floor(now / day);
+  const past = await reads.get(`SELECT COUNT(*) AS n FROM certificate WHERE ${standingLeaf} AND not_after >= ? AND not_after <= ?`, today * day, now);
+  const sums = await reads.get(
+    `SELECT COALESCE(SUM(revoked), 0) AS revoked, COALESCE(SUM(standing), 0) AS standing, COALESCE(SUM(CASE WHEN day < ? THEN standing END), 0) AS ended,
+       COALESCE(SUM(CASE WHEN day >= ? AND day <= ? THEN standing END), 0) AS ending FROM certificate_count`,
+    today,
+    today,
+    today + 7,
+  );
+  const number = (name: string) => Number(sums?.[name]);
+  const endedToday = Number(past?.["n"]);
+  const expired = number("ended") + endedToday;
+  return { valid: number("standing") - expired, expiring: number("ending") - endedToday, revoked: number("revoked"), expired };
+}
+
+/** Valid leaf certificates that end first; `renewed` where a later one of the same identity and role stands. */
+export async function nextToExpire(reads: Reads, at: Date, limit: number): Promise<readonly { readonly serialNumber: string; readonly identity: string; readonly role: Role; readonly notAfter: Date; readonly renewed: boolean }[]> {
+  const rows = await reads.all(
+    `SELECT serial_number, identity, role, not_after,
+       EXISTS (SELECT 1 FROM certificate AS later WHERE later.identity = certificate.identity AND later.id > certificate.id AND later.role = certificate.role AND later.state = 'issued' AND later.revoked_at IS NULL) AS renewed
+     FROM certificate WHERE ${standingLeaf} AND not_after > ? ORDER BY not_after LIMIT ?`,
+    at.getTime(),
+    limit,
+  );
+  return rows.map((row) => ({ serialNumber: String(row["serial_number"]), identity: String(row["identity"]), role: row["role"] as Role, notAfter: new Date(Number(row["not_after"])), renewed: Number(row["renewed"]) === 1 }));
+}
+
+/** Leaf certificates that were revoked last, newest first. */
+export async function lastRevocations(reads: Reads, limit: number): Promise<readonly { readonly serialNumber: string; readonly identity: string; readonly role: Role; readonly revokedAt: Date; readonly reason: ReasonCode }[]> {
+  const rows = await reads.all(`SELECT serial_number, identity, role, revoked_at, reason FROM certificate WHERE ${revokedLeaf} ORDER BY revoked_at DESC LIMIT ?`, limit);
+  return rows.map((row) => ({ serialNumber: String(row["serial_number"]), identity: String(row["identity"]), role: row["role"] as Role, revokedAt: new Date(Number(row["revoked_at"])), reason: row["reason"] as ReasonCode }));
+}
+
+/** Word for word the conditions of the indexes in migrations/0002-summary.sql: SQLite uses a partial index for nothing else. */
+const standingLeaf = "state = 'issued' AND role <> 'ca' AND revoked_at IS NULL";
+const revokedLeaf = "state = 'issued' AND role <> 'ca' AND revoked_at IS NOT NULL";
 
 function toEntry(row: SqlRow): LedgerEntry {
   const revokedAt = row["revoked_at"];

@@ -10,12 +10,13 @@ import {
   changeKeyRequest, createKeyRequest, decryptRequest, destroyKeyRequest, encryptRequest, idempotencyKeyPattern, importKeyRequest, type KeyAction,
   keyActions, keyNamePattern, kmsRoutes, type KmsStatusResponse, materialHeaders, revokeKeyRequest, rotateKeyRequest, type WhoamiResponse,
 } from "#pki/protocol-kms.ts";
+import { summaryRows, type KmsSummary } from "#pki/protocol-summary.ts";
 import type { RevocationStore } from "#pki/revocation.ts";
 import type { KeyCall, KeyService } from "./key-service.ts";
 
 export interface KmsHttpParts {
   readonly service: KeyService;
-  readonly sessions: Pick<PeerSessions, "peer">;
+  readonly sessions: Pick<PeerSessions, "peer" | "connected">;
   readonly revocation: Pick<RevocationStore, "waitingFor" | "status">;
   readonly log: Log;
 }
@@ -133,6 +134,7 @@ function routesOf(parts: KmsHttpParts): Routes {
     },
     [kmsRoutes.whoami]: { GET: answer(async ({ peer }) => whoami(peer)) },
     [kmsRoutes.status]: { GET: answer(async ({ peer }) => status(parts, peer)) },
+    [kmsRoutes.summary]: { GET: answer((call) => summary(parts, call)) },
     [kmsRoutes.auditEntries]: { GET: answer(async (call, request) => service.auditEntries(call, numberCursorOf(request), limitOf(request))) },
   };
 }
@@ -162,6 +164,14 @@ async function status({ service, revocation }: KmsHttpParts, peer: Authenticated
   }));
   if (peer.identity.kind !== "operator") return { service: "kms", crls };
   return { service: "kms", crls, keys: service.keyCount, denials: [...(await service.denials())] };
+}
+
+async function summary({ service, sessions, revocation }: KmsHttpParts, call: KeyCall): Promise<KmsSummary> {
+  const now = new Date();
+  const crls = revocation.status().map(({ issuer, crlNumber, thisUpdate, nextUpdate, ageMilliseconds, entries }) => ({
+    issuer, crlNumber: String(crlNumber), thisUpdate: thisUpdate.toISOString(), nextUpdate: nextUpdate.toISOString(), refreshedAt: new Date(now.getTime() - ageMilliseconds).toISOString(), entries,
+  }));
+  return { at: now.toISOString(), ...(await service.summary(call)), crls, peers: sessions.connected(summaryRows) };
 }
 
 const materialPath = /^\/v1\/keys\/([a-z0-9][a-z0-9._-]{0,62})\/versions\/(latest|[1-9][0-9]{0,8})\/material$/;

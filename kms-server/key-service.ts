@@ -5,7 +5,8 @@ import { SignetError } from "#pki/errors.ts";
 import { SecretKey } from "#pki/keys.ts";
 import type { AuthenticatedPeer } from "#pki/mtls.ts";
 import type { EncryptionContext, KeyAlgorithm, KeyDescription, KeyRevocationReason, KeyVersionDescription } from "#pki/protocol-kms.ts";
-import type { AuditEvent, AuditLog } from "#store/audit-log.ts";
+import { summaryRows, type KmsSummary } from "#pki/protocol-summary.ts";
+import { toLatestRecords, type AuditEvent, type AuditLog } from "#store/audit-log.ts";
 import type { SqlEngine, SqlTransaction } from "#store/engine.ts";
 import { openCiphertext, readCiphertextKey, sealCiphertext } from "./ciphertext.ts";
 import { isPermitted, isPermittedAtLarge, type KeyOperation, notPermitted } from "./key-policy.ts";
@@ -323,6 +324,14 @@ export class KeyService {
     const entries = await this.#parts.engine.read((tx) => this.#parts.auditLog.entries(tx, cursor, limit));
     const last = entries.at(-1);
     return { entries, ...(entries.length === limit && last !== undefined ? { nextCursor: String(last.sequence) } : {}) };
+  }
+
+  /** Keys by state, denials and the last audit records, for operators. */
+  async summary(call: KeyCall): Promise<Pick<KmsSummary, "keys" | "denials" | "audit">> {
+    if (!isPermittedAtLarge(call.peer.identity, "read-audit")) throw this.#denied(call.peer.identity, "read-audit");
+    const denials = (await this.denials()).reduce((sum, { count }) => sum + count, 0);
+    const audit = toLatestRecords(await this.#parts.engine.read((tx) => this.#parts.auditLog.latest(tx, summaryRows)));
+    return { keys: { total: this.#store.size, states: this.#store.states }, denials, audit };
   }
 
   /** Denials by caller and operation, since the database was made. */

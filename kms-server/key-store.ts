@@ -38,6 +38,8 @@ export class KeyStore {
   readonly #wrap: KeyWrap;
   readonly #byName = new Map<string, KeyRecord>();
   readonly #byId = new Map<string, KeyRecord>();
+  /** Keys by the state of their latest version, kept with the index. */
+  readonly #states = new Map<KeyState, number>();
 
   private constructor(engine: SqlEngine, wrap: KeyWrap) {
     this.#engine = engine;
@@ -79,9 +81,22 @@ export class KeyStore {
 
   /** Enters a committed record into the index, unless a later one is there already. */
   publish(record: KeyRecord): void {
-    if ((this.#byId.get(record.id)?.revision ?? -1) >= record.revision) return;
+    const before = this.#byId.get(record.id);
+    if ((before?.revision ?? -1) >= record.revision) return;
+    if (before !== undefined) this.#countState(before, -1);
+    this.#countState(record, 1);
     this.#byName.set(record.name, record);
     this.#byId.set(record.id, record);
+  }
+
+  /** Keys by the state of their latest version. */
+  get states(): Readonly<Partial<Record<KeyState, number>>> {
+    return Object.fromEntries([...this.#states].filter(([, count]) => count > 0));
+  }
+
+  #countState(record: KeyRecord, change: 1 | -1): void {
+    const state = record.versions.at(-1)?.state;
+    if (state !== undefined) this.#states.set(state, (this.#states.get(state) ?? 0) + change);
   }
 
   /**

@@ -6,6 +6,7 @@ import { checkProfile, checkServerName, type Identity } from "./certificate-prof
 import type { Clock } from "./clock.ts";
 import { SignetError } from "./errors.ts";
 import { type KeyPurpose, type ValidatedPath, validatePath } from "./path-validation.ts";
+import type { ConnectedPeers } from "./protocol-summary.ts";
 import type { NotRevoked, RevocationStore } from "./revocation.ts";
 
 /** What is spoken inside a connection (RFC 7301). Checked at both ends, so that no connection for one service means anything to another (ALPACA). */
@@ -83,7 +84,7 @@ export class AuthenticatedPeer {
   }
 }
 
-type Admission = { readonly refusal: SignetError } | { readonly path: ValidatedPath; readonly identity: Identity; proof?: NotRevoked };
+type Admission = { readonly refusal: SignetError } | { readonly path: ValidatedPath; readonly identity: Identity; readonly since: Date; proof?: NotRevoked };
 
 /**
  * The open connections of a server and who is at their other ends. A connection is validated once, at its handshake; whether it still
@@ -105,6 +106,26 @@ export class PeerSessions {
   /** Number of connections that are open. */
   get open(): number {
     return this.#admissions.size;
+  }
+
+  /** Whose connections they are; the `limit` identities that came last by name. What was refused at its handshake is nobody's. */
+  connected(limit: number): ConnectedPeers {
+    const identities = new Map<string, { readonly identity: Identity; connections: number; since: Date }>();
+    let connections = 0;
+    // In the order in which they were made: the first of an identity is its oldest.
+    for (const admission of this.#admissions.values()) {
+      if ("refusal" in admission) continue;
+      connections += 1;
+      const known = identities.get(admission.identity.uri);
+      if (known === undefined) identities.set(admission.identity.uri, { identity: admission.identity, connections: 1, since: admission.since });
+      else known.connections += 1;
+    }
+    const latest = [...identities.values()].slice(-limit).reverse();
+    return {
+      connections,
+      identities: identities.size,
+      latest: latest.map(({ identity, since, ...rest }) => ({ identity: identity.uri, kind: identity.kind, since: since.toISOString(), ...rest })),
+    };
   }
 
   /** Takes a connection whose handshake is done. A refusal is kept, for the answer to its first request. */
@@ -156,7 +177,7 @@ export class PeerSessions {
       const [endEntity, ...intermediates] = presentedChain(socket.getPeerX509Certificate());
       if (endEntity === undefined) throw new SignetError("client-certificate-required", "No certificate was shown.");
       const path = validatePath({ endEntity, intermediates, trustAnchors, purpose, at: clock.now() });
-      return { path, identity: checkProfile(path) };
+      return { path, identity: checkProfile(path), since: clock.now() };
     } catch (error) {
       return { refusal: error instanceof SignetError ? error : new SignetError("internal", "The certificate could not be checked.", { cause: error }) };
     }

@@ -26,6 +26,7 @@ export const caRoutes = {
   certificates: "/v1/certificates",
   certificate: (serialNumber: string) => `/v1/certificates/${serialNumber}`,
   revocations: "/v1/revocations",
+  summary: "/v1/summary",
 } as const;
 
 export const publicationRoutes = {
@@ -48,7 +49,8 @@ const identityUri = z.string().max(512).regex(/^spiffe:\/\/[a-z0-9.-]+\/(?:agent
 const serialNumber = z.string().regex(/^(?:[0-9a-f]{2}){1,20}$/);
 const dnsName = z.string().max(253).regex(/^(?:\*\.)?(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*$/);
 const ipAddress = z.union([z.ipv4(), z.ipv6()]);
-const kind = z.enum(["agent", "operator", "service"]);
+export const identityKinds = ["agent", "operator", "service"] as const;
+const kind = z.enum(identityKinds);
 const role = z.enum(["client", "server"]);
 const time = z.iso.datetime();
 /** Base64 with padding in its one canonical spelling (RFC 4648 section 4). */

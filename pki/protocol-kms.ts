@@ -15,6 +15,7 @@ export const kmsRoutes = {
   whoami: "/v1/whoami",
   status: "/v1/status",
   auditEntries: "/v1/audit/entries",
+  summary: "/v1/summary",
 } as const;
 
 export const keyActions = ["rotate", "revoke", "destroy", "encrypt", "decrypt"] as const;
@@ -67,7 +68,9 @@ export const encryptRequest = z.strictObject({ plaintext: base64, context: encry
 export const decryptRequest = z.strictObject({ ciphertext: base64, context: encryptionContext.optional() });
 
 const time = z.iso.datetime();
-const keyState = z.enum(["pre-activation", "active", "suspended", "deactivated", "compromised", "destroyed"]);
+/** NIST SP 800-57 Part 1 section 7. */
+export const keyStates = ["pre-activation", "active", "suspended", "deactivated", "compromised", "destroyed"] as const;
+const keyState = z.enum(keyStates);
 
 /** One version of a key. `uses` counts what the server encrypted under it; `rotationAdvised` from 2^30 on, refused at 2^31. */
 export const keyVersionDescription = z.object({

@@ -1,6 +1,7 @@
 import { hash as digest } from "node:crypto";
 import type { Clock } from "#pki/clock.ts";
 import { SignetError } from "#pki/errors.ts";
+import type { LatestRecords } from "#pki/protocol-summary.ts";
 import type { SqlEngine, SqlRow, SqlTransaction } from "./engine.ts";
 
 /** What happened, who did it and to what. Never a secret: a record is kept for ever and shown to operators. */
@@ -64,7 +65,13 @@ export class AuditLog {
   /** Up to `limit` records that follow sequence number `after`, oldest first. */
   async entries(reads: Reads, after: number, limit: number): Promise<readonly AuditRecord[]> {
     const rows = await reads.all("SELECT sequence, record, hash FROM audit_record WHERE sequence > ? ORDER BY sequence LIMIT ?", after, limit);
-    return rows.map((row) => ({ ...parseRecord(row), hash: Buffer.from(hashOf(row)).toString("hex") }));
+    return rows.map(readRecord);
+  }
+
+  /** The last `limit` records, newest first. */
+  async latest(reads: Reads, limit: number): Promise<readonly AuditRecord[]> {
+    const rows = await reads.all("SELECT sequence, record, hash FROM audit_record ORDER BY sequence DESC LIMIT ?", limit);
+    return rows.map(readRecord);
   }
 
   /** The last record's number and hash; `undefined` while the log is empty. */
@@ -100,6 +107,14 @@ export class AuditLog {
   }
 }
 
+/** Records as a summary shows them: of the details the reason alone, since the rest may be long and says nothing at a glance. */
+export function toLatestRecords(records: readonly AuditRecord[]): LatestRecords {
+  return records.map(({ sequence, at, action, actor, subject, details }) => {
+    const reason = details?.["reason"];
+    return { sequence, at, action, actor, subject, ...(typeof reason === "string" ? { reason } : {}) };
+  });
+}
+
 const domain = Buffer.from("signet audit record v1\0");
 
 function chainedHash(previous: Uint8Array, record: string): Buffer {
@@ -110,6 +125,10 @@ function hashOf(row: SqlRow): Uint8Array {
   const hash = row["hash"];
   if (!(hash instanceof Uint8Array)) throw broken(Number(row["sequence"]));
   return hash;
+}
+
+function readRecord(row: SqlRow): AuditRecord {
+  return { ...parseRecord(row), hash: Buffer.from(hashOf(row)).toString("hex") };
 }
 
 function parseRecord(row: SqlRow): Omit<AuditRecord, "hash"> {

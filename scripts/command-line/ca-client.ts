@@ -25,6 +25,7 @@ import {
   type TokenAnswer,
   type TokenRequest,
 } from "#pki/protocol-ca.ts";
+import { caSummary, type CaSummary } from "#pki/protocol-summary.ts";
 import type { RevocationStore } from "#pki/revocation.ts";
 
 /**
@@ -89,6 +90,11 @@ export class CaClient {
   /** When it resolves, the revocation is durable and on a published CRL. @throws SignetError not-found */
   revoke(request: RevocationRequest): Promise<RevocationAnswer> {
     return this.#call("POST", caRoutes.revocations, revocationAnswer, request);
+  }
+
+  /** Certificates by state, who is connected, the last audit records. */
+  summary(): Promise<CaSummary> {
+    return this.#call("GET", caRoutes.summary, caSummary);
   }
 
   async listCrls(): Promise<readonly CrlSummary[]> {

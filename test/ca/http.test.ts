@@ -12,6 +12,7 @@ import { EnrolmentClient, fetchPinnedRoot } from "#pki/enrolment-client.ts";
 import { EnrolledIdentity } from "#pki/identity.ts";
 import { createCsr, generateKeyPair } from "#pki/keys.ts";
 import { caRoutes, certificateAnswer, certificateDetails, certificatesAnswer, crlsAnswer, estMediaTypes, estRoutes, revocationAnswer, tokenAnswer } from "#pki/protocol-ca.ts";
+import { caSummary } from "#pki/protocol-summary.ts";
 import { memoryFloors, RevocationStore } from "#pki/revocation.ts";
 import { callerOf, enrolWith, operatorOf, startCa, type CaCaller } from "#test/support/services.ts";
 
@@ -170,6 +171,7 @@ describe("every route against every role: what is not for a caller is denied", (
     ["GET", caRoutes.certificate("0a")],
     ["POST", caRoutes.revocations, { identity: "spiffe://signet.internal/operator/admin", reason: "keyCompromise" }],
     ["POST", caRoutes.crls],
+    ["GET", caRoutes.summary],
   ];
   const commonRoutes: typeof operatorRoutes = [["GET", caRoutes.crls], ["GET", caRoutes.crl("leaf-0")], ["GET", caRoutes.chain], ["GET", estRoutes.cacerts]];
   // Of the other listeners alone.
@@ -317,6 +319,29 @@ describe("revocation", () => {
     callers.push(again);
     expect((await again.call("GET", caRoutes.crls)).status).toBe(200);
   });
+});
+
+test("an operator is told in a summary what a listing would count, who is connected and what was done last", async () => {
+  const carol = await enrolledCaller("summary-carol");
+  await carol.call("GET", caRoutes.crls);
+  await enrolledCaller("summary-dora");
+  await revoke({ identity: "spiffe://signet.internal/agent/summary-dora", reason: "privilegeWithdrawn" });
+  const summary = caSummary.parse((await operator.call("GET", caRoutes.summary)).json());
+  const counted = async (state: string) => {
+    let [total, cursor] = [0, ""];
+    do {
+      const page = certificatesAnswer.parse((await operator.call("GET", `${caRoutes.certificates}?state=${state}&limit=500${cursor}`)).json());
+      total += page.certificates.length;
+      cursor = page.nextCursor === undefined ? "" : `&cursor=${page.nextCursor}`;
+    } while (cursor !== "");
+    return total;
+  };
+  expect(summary.certificates).toEqual({ valid: await counted("valid"), revoked: await counted("revoked"), expired: await counted("expired"), expiring: expect.any(Number) });
+  expect(summary.revocations[0]).toMatchObject({ identity: "spiffe://signet.internal/agent/summary-dora", reason: "privilegeWithdrawn" });
+  expect(summary.peers.latest).toContainEqual({ identity: "spiffe://signet.internal/agent/summary-carol", kind: "agent", connections: 1, since: expect.any(String) });
+  expect(summary.crls.map(({ name }) => name)).toEqual(["root", "leaf-0"]);
+  expect(summary.audit.map(({ action }) => action)).toEqual(expect.arrayContaining(["crl.published", "identity.revoked"]));
+  expect(summary.audit.find(({ action }) => action === "identity.revoked")).toMatchObject({ reason: "privilegeWithdrawn" });
 });
 
 describe("publication listener", () => {

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { SecretKey } from "#pki/keys.ts";
+import { kmsSummary } from "#pki/protocol-summary.ts";
 import { startTestKms, type TestKms } from "./wire.ts";
 
 let kms: TestKms;
@@ -75,6 +76,24 @@ test("the whole life of a key over HTTP", async () => {
   expect(await olga.request("GET", "/v1/status")).toMatchObject({ status: 200, json: { service: "kms", keys: expect.any(Number) } });
   expect(await bob.request("GET", "/v1/audit/entries")).toMatchObject({ status: 403, json: { code: "not-permitted" } });
   expect((await olga.request("GET", "/v1/audit/entries?limit=200")).json).toMatchObject({ entries: expect.arrayContaining([expect.objectContaining({ action: "key.destroyed-at-once", actor: olga.uri, subject: "life" })]) });
+});
+
+test("an operator is told in a summary of keys by state and of who is connected, and nobody else is", async () => {
+  const { alice, bob, olga } = kms.parties;
+  const states = async () => kmsSummary.parse((await olga.request("GET", "/v1/summary")).json).keys;
+  const before = await states();
+  for (const name of ["counted-1", "counted-2"]) await alice.request("POST", "/v1/keys", { name, spec: "aes-256" });
+  await alice.request("POST", "/v1/keys/counted-1:rotate");
+  await alice.request("POST", "/v1/keys/counted-2:revoke", { reason: "superseded" });
+  const after = await states();
+  expect(after.total).toBe(before.total + 2);
+  expect(after.states.active).toBe((before.states.active ?? 0) + 1);
+  expect(after.states.compromised).toBe((before.states.compromised ?? 0) + 1);
+  const summary = kmsSummary.parse((await olga.request("GET", "/v1/summary")).json);
+  expect(summary.audit[0]).toMatchObject({ action: "key.revoked", actor: alice.uri, subject: "counted-2", reason: "superseded" });
+  expect(summary.peers.latest.map(({ identity }) => identity)).toEqual(expect.arrayContaining([alice.uri, olga.uri]));
+  expect(summary.crls).toHaveLength(2);
+  expect(await bob.request("GET", "/v1/summary")).toMatchObject({ status: 403, json: { code: "not-permitted" } });
 });
 
 test("Idempotency-Key over HTTP: answered again, or refused for another body", async () => {
