@@ -8,7 +8,7 @@ import { isInLastThird } from "#pki/identity.ts";
 import { checkAcceptableKey, signerFromKey, type SecretKey } from "#pki/keys.ts";
 import type { Log } from "#pki/log.ts";
 import type { AuthenticatedPeer, Credential } from "#pki/mtls.ts";
-import type { CertificateRequestBody, RevocationReason, TokenRequest } from "#pki/protocol-ca.ts";
+import type { CertificateRequestBody, DeploymentMode, RevocationReason, TokenRequest } from "#pki/protocol-ca.ts";
 import { summaryRows, type CaSummary } from "#pki/protocol-summary.ts";
 import { readUnsealKey } from "#pki/unseal.ts";
 import { AuditLog, toLatestRecords } from "#store/audit-log.ts";
@@ -74,6 +74,7 @@ interface AuthorityParts {
  */
 export class Authority {
   readonly settings: AuthoritySettings;
+  readonly mode: DeploymentMode;
   readonly root: Certificate;
   readonly issuingCertificate: Certificate;
   readonly publisher: CrlPublisher;
@@ -87,6 +88,7 @@ export class Authority {
   private constructor(parts: AuthorityParts) {
     this.#parts = parts;
     this.settings = parts.settings;
+    this.mode = parts.settings.mode ?? "development";
     this.root = parts.root.certificate;
     this.issuingCertificate = parts.issuing.certificate;
     this.publisher = parts.publisher;

@@ -103,7 +103,7 @@ async function completeSettings(options: InitialisationOptions): Promise<Authori
   if (odd.length > 0) throw new SignetError("usage", `No DNS name in lower case, or no address: ${odd.join(", ")}.`);
   const chosen = [options.enrolmentPort, options.mutualPort, options.publicationPort].map((port) => port ?? 0);
   const [enrolmentPort = 0, mutualPort = 0, publicationPort = 0] = await freePorts(host, chosen);
-  return { trustDomain, host, enrolmentPort, mutualPort, publicationPort, dns: [...dns], ip: isIP(host) === 0 || wildcard ? [...ip] : [...new Set([...ip, host])] };
+  return { mode: "development", trustDomain, host, enrolmentPort, mutualPort, publicationPort, dns: [...dns], ip: isIP(host) === 0 || wildcard ? [...ip] : [...new Set([...ip, host])] };
 }
 
 /** The ports as given, with a free one for each 0; all are held at once, so that no two are the same. */
@@ -224,6 +224,7 @@ async function makeAuthorityKey(profile: "root" | "issuing", issuer: AuthorityKe
   const signer = signerFromKey(issuer === "self" ? privateKey : issuer.privateKey);
   const issuerCertificate = issuer === "self" ? "self" : issuer.certificate;
   const { dns, ipRanges } = permittedNames(settings);
+  const label = settings.mode === "development" ? "Signet DEVELOPMENT" : "Signet";
   const now = clock.now().getTime();
   const latest = issuer === "self" ? Infinity : issuer.certificate.notAfter.getTime();
   const toBeSigned = await buildCertificate({
@@ -232,7 +233,7 @@ async function makeAuthorityKey(profile: "root" | "issuing", issuer: AuthorityKe
     serialNumber: newSerialNumber(),
     issuer: issuerCertificate,
     issuerKeyType: signer.keyType,
-    names: { commonName: `Signet ${profile} CA ${settings.trustDomain}` },
+    names: { commonName: `${label} ${profile} CA ${settings.trustDomain}` },
     notBefore: wholeSeconds(now - 60_000),
     notAfter: wholeSeconds(Math.min(now + validityDays[profile] * day, latest)),
     ...(profile === "issuing" && { constraints: { uriHosts: [settings.trustDomain], dns: [...dns], ipRanges: [...ipRanges] } }),

@@ -62,6 +62,7 @@ async function main(): Promise<void> {
     await initialiseAuthority(given.data, { ...chosen, clock: systemClock });
   }
   const authority = await Authority.open(given.data, { clock: systemClock, log });
+  log.setBindings({ mode: authority.mode });
   let serving: Awaited<ReturnType<typeof serveAuthority>>;
   try {
     requireSame(authority.settings, wanted);
@@ -71,6 +72,7 @@ async function main(): Promise<void> {
     await authority.close();
     throw error;
   }
+  if (authority.mode === "development") log.warn("a DEVELOPMENT deployment: its unseal key lies unprotected beside the data");
   let stopping = false;
   const stop = () => {
     if (stopping) return;
@@ -87,7 +89,7 @@ async function main(): Promise<void> {
   const { enrolmentUrl, mutualUrl, publicationUrl } = serving;
   const { root, settings } = authority;
   process.stdout.write(
-    `${JSON.stringify({ ready: true, service: "ca", enrolmentUrl, mutualUrl, publicationUrl, rootFingerprint: root.fingerprint, trustDomain: settings.trustDomain, pid: process.pid })}\n`,
+    `${JSON.stringify({ ready: true, service: "ca", enrolmentUrl, mutualUrl, publicationUrl, rootFingerprint: root.fingerprint, trustDomain: settings.trustDomain, mode: authority.mode, pid: process.pid })}\n`,
   );
 }
 

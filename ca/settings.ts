@@ -2,13 +2,15 @@ import path from "node:path";
 import { z } from "zod";
 import { identityUri, parseIdentityUri, type Identity, type Role } from "#pki/certificate-profile.ts";
 import { SignetError } from "#pki/errors.ts";
-import { publicationRoutes } from "#pki/protocol-ca.ts";
+import { deploymentMode, publicationRoutes } from "#pki/protocol-ca.ts";
 import type { DataDirectoryFormat } from "#store/data-directory.ts";
 import type { SqlTransaction } from "#store/engine.ts";
 
 const port = z.int().min(1).max(65_535);
 
 const settingsSchema = z.strictObject({
+  /** Missing in directories of format 1, which count as development, but certify none of its names: see permittedNames. */
+  mode: deploymentMode.optional(),
   trustDomain: z.string(),
   /** Address that the listeners bind. */
   host: z.string(),
@@ -23,7 +25,7 @@ const settingsSchema = z.strictObject({
 /** What is fixed at initialisation: names stand in the issuing CA's constraints, and the publication URL in every leaf. */
 export type AuthoritySettings = Readonly<z.infer<typeof settingsSchema>>;
 
-export const authorityDirectoryFormat: DataDirectoryFormat = { service: "ca", version: 1 };
+export const authorityDirectoryFormat: DataDirectoryFormat = { service: "ca", version: 2 };
 export const ledgerMigrations = new URL("./migrations/", import.meta.url);
 
 /** Usual and longest life of a leaf, in days. */
@@ -57,10 +59,13 @@ export function authorityIdentity(trustDomain: string): Identity {
   return parseIdentityUri(identityUri(trustDomain, "service", "ca"));
 }
 
-/** Permitted subtrees of the issuing CA: loopback always, and what was chosen. Ranges in CIDR notation. */
-export function permittedNames(settings: Pick<AuthoritySettings, "dns" | "ip">): { readonly dns: readonly string[]; readonly ipRanges: readonly string[] } {
+/** Names that the public DNS will never hold (RFC 2606, RFC 6761, RFC 8375, and ICANN's resolutions on .internal and .corp). */
+const developmentNames = ["test", "internal", "corp", "home.arpa"];
+
+/** Permitted subtrees of the issuing CA: loopback always, what was chosen, and in development names that are nobody's. Ranges in CIDR notation. */
+export function permittedNames(settings: Pick<AuthoritySettings, "mode" | "dns" | "ip">): { readonly dns: readonly string[]; readonly ipRanges: readonly string[] } {
   return {
-    dns: [...new Set(["localhost", ...settings.dns])],
+    dns: [...new Set(["localhost", ...(settings.mode === "development" ? developmentNames : []), ...settings.dns])],
     ipRanges: [...new Set(["127.0.0.0/8", "::1/128", ...settings.ip.map((address) => `${address}/${address.includes(":") ? 128 : 32}`)])],
   };
 }

@@ -56,6 +56,10 @@ const time = z.iso.datetime();
 /** Base64 with padding in its one canonical spelling (RFC 4648 section 4). */
 const base64 = z.string().min(4).refine((text) => Buffer.from(text, "base64").toString("base64") === text, "not canonical base64");
 
+/** What a deployment is for: fixed when it is made. In production the unseal keys are sealed under passphrases. */
+export const deploymentMode = z.enum(["development", "production"]);
+export type DeploymentMode = z.infer<typeof deploymentMode>;
+
 /** Reasons that an operator may give (RFC 5280 section 5.3.1); `unspecified` leaves the extension out. */
 export const revocationReasons = ["keyCompromise", "cACompromise", "affiliationChanged", "superseded", "cessationOfOperation", "privilegeWithdrawn", "unspecified"] as const;
 export type RevocationReason = (typeof revocationReasons)[number];

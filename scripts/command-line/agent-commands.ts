@@ -1,5 +1,3 @@
-import { rmdir } from "node:fs/promises";
-import path from "node:path";
 import { Option } from "commander";
 import type { Role } from "#pki/certificate-profile.ts";
 import { systemClock } from "#pki/clock.ts";
@@ -8,6 +6,7 @@ import { SignetError } from "#pki/errors.ts";
 import { EnrolledIdentity } from "#pki/identity.ts";
 import { keyTypes, type KeyType } from "#pki/keys.ts";
 import { layoutOf, readServices, requireName } from "./deployment.ts";
+import { completeRoles, enrollInto } from "./enrolment.ts";
 import { readSecret } from "./files.ts";
 import { formatDescription } from "./inspect.ts";
 import { usageError, type Definition, type Invocation, type Outcome } from "./program.ts";
@@ -75,21 +74,6 @@ export function defineAgentCommands(definition: Definition): void {
       return shown(identity, directory, { accepted: `by the KMS, as ${uri} with certificate ${certificate.serialNumber}` });
     });
   });
-}
-
-/** Enrols, and leaves no empty directory behind where that fails. */
-async function enrollInto(directory: string, i: Omit<Parameters<typeof EnrolledIdentity.enroll>[0], "directory">): Promise<EnrolledIdentity> {
-  try {
-    return await EnrolledIdentity.enroll({ ...i, directory });
-  } catch (error) {
-    for (const made of [directory, path.dirname(directory)]) await rmdir(made).catch(() => {});
-    throw error;
-  }
-}
-
-/** Agents answer links of other agents, for which they have a certificate of the server role too. */
-async function completeRoles(identity: EnrolledIdentity): Promise<void> {
-  if (identity.identity.kind === "agent" && !identity.hasRole("server")) await identity.enrollServerRole();
 }
 
 /** The CA to enrol with. The fingerprint is what the first contact is checked against, so it never comes from the network. */

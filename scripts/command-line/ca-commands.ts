@@ -31,7 +31,7 @@ export function defineCaCommands(definition: Definition): void {
   const init = addCaOptions(definition.command(ca, "init", "make a root and an issuing CA in the data directory", "npx signet ca init --data data --trust-domain signet.internal"));
   handle(init, async (invocation: Invocation, options: CaOptions): Promise<Outcome> => {
     const made = await initialiseCa(invocation, options);
-    return { json: made, text: formatDescription(made) };
+    return { json: made, text: `${made.mode === "development" ? "A DEVELOPMENT CA: its unseal key lies unprotected beside its data.\n" : ""}${formatDescription(made)}` };
   });
 
   const serve = addCaOptions(definition.command(ca, "serve", "run the CA in the foreground; Ctrl-C stops it", "npx signet ca serve --data data"));

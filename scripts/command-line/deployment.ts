@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import path from "node:path";
 import { z } from "zod";
 import { SignetError } from "#pki/errors.ts";
-import { identityNamePattern } from "#pki/protocol-ca.ts";
+import { deploymentMode, identityNamePattern } from "#pki/protocol-ca.ts";
 import { errnoOf, fileError, usageError } from "./program.ts";
 import { writeWhole } from "./files.ts";
 
@@ -32,6 +32,9 @@ const url = z.url().max(2048);
 /** What `signet.json` records, so that the command line finds the services by itself. Nothing in it is secret. */
 const servicesRecord = z.strictObject({
   format: z.literal("signet-services-1"),
+  mode: deploymentMode.optional(),
+  /** Agent of this data directory that `signet kms key` speaks as where nothing else is said. */
+  agent: z.string().regex(identityNamePattern).optional(),
   ca: z.strictObject({ enrolmentUrl: url, mutualUrl: url, publicationUrl: url, rootFingerprint: z.string().regex(/^[0-9a-f]{64}$/), trustDomain: z.string() }).optional(),
   kms: z.strictObject({ url }).optional(),
 });
@@ -58,7 +61,7 @@ export function readServices(data: string): ServicesRecord {
   return record.data;
 }
 
-/** Records one service beside the other. */
+/** Records something beside what is recorded already. */
 export function recordService(data: string, service: Partial<Omit<ServicesRecord, "format">>): void {
   const recorded = readServices(data);
   writeWhole(layoutOf(data).services, `${JSON.stringify({ ...recorded, ...service }, undefined, 2)}\n`, 0o644);

@@ -1,12 +1,12 @@
 import { InvalidArgumentError, Option, type Command } from "commander";
-import type { GroupKey, KmsClient } from "#agents/kms-client.ts";
+import type { GroupKey } from "#agents/kms-client.ts";
 import { identityUri } from "#pki/certificate-profile.ts";
 import { keyAlgorithms, keyNamePattern, keyRevocationReasons, type EncryptionContext, type KeyAlgorithm, type KeyDescription, type KeyRevocationReason } from "#pki/protocol-kms.ts";
 import { readInput, readSecret, writeWhole } from "./files.ts";
 import { formatDescription, formatTable } from "./inspect.ts";
 import { collect, parseInteger, usageError, type Definition, type Invocation, type Outcome } from "./program.ts";
 import { addKmsOptions, serveKms, type KmsOptions } from "./serve.ts";
-import { withKms, type Caller } from "./session.ts";
+import { allKeys, withKms, type Caller } from "./session.ts";
 
 interface NewKeyOptions extends Caller {
   readonly reader?: readonly string[];
@@ -36,18 +36,18 @@ export function defineKmsCommands(definition: Definition): void {
     return serveKms(invocation, { ...options, enrolment: { caUrl: ca, rootFingerprint, token } });
   });
 
-  const status = asCaller(definition.command(kms, "status", "whether the KMS serves, and the CRLs it enforces", "npx signet kms status"));
+  const status = asCaller(definition.command(kms, "status", "whether the KMS serves, and the CRLs it enforces", "npx signet kms status"), "the operator");
   handle(status, (invocation: Invocation, caller: Caller) =>
     withKms(invocation, caller, async (client) => {
       const answer = await client.status();
       const crls = answer.crls.map((crl) => [crl.crlNumber, crl.thisUpdate, crl.nextUpdate, String(crl.entries)]);
       return { json: answer, text: `The KMS serves${answer.keys === undefined ? "" : `; it holds ${answer.keys} keys`}.\n\n${formatTable(["crl number", "this update", "next update", "entries"], crls)}` };
-    }),
+    }, "operator"),
   );
 
   const key = definition.group(kms, "key", "AES-256 keys");
   const keyCommand = (verb: string, summary: string, example: string): Command => definition.command(key, verb, summary, example).argument("<name>", "name of the key", keyName);
-  const create = asCaller(newKeyOptions(keyCommand("create", "make a key, which its creator owns", "npx signet kms key create team --as alice --reader bob --reader carol")));
+  const create = asCaller(newKeyOptions(keyCommand("create", "make a key, which its creator owns", "npx signet kms key create orders\nnpx signet kms key create team --as alice --reader bob --reader carol")));
   handle(create, (invocation: Invocation, name: string, options: NewKeyOptions) => withKms(invocation, options, async (client, identity) => described(await client.createKey(name, newKey(options, identity.identity.trustDomain)))));
 
   const bringIn = asCaller(newKeyOptions(keyCommand("import", "bring in 32 octets of existing material", "head -c 32 /dev/urandom > team.key\nnpx signet kms key import team --as alice --in team.key"))).requiredOption("--in <file>", "file with the 32 octets (- for stdin)");
@@ -132,9 +132,9 @@ function keyName(text: string): string {
 }
 
 /** Options that say as whom a command speaks, and to which KMS. */
-export function asCaller(command: Command): Command {
+export function asCaller(command: Command, otherwise = "the one in signet.json, such as a development deployment's `developer`; else the operator"): Command {
   return command
-    .option("--as <name>", "agent of the data directory to do it as (default: the operator)")
+    .option("--as <name>", `agent of the data directory to do it as (default: ${otherwise})`)
     .option("--identity <directory>", "directory of the enrolled identity to do it as")
     .option("--kms <url>", "base URL of the KMS (default: the one of the data directory)");
 }
@@ -168,17 +168,6 @@ function contextOf({ context = [] }: CipherOptions): EncryptionContext | undefin
       return [name, value];
     }),
   );
-}
-
-async function allKeys(client: KmsClient): Promise<readonly KeyDescription[]> {
-  const keys: KeyDescription[] = [];
-  let cursor: string | undefined;
-  do {
-    const page = await client.listKeys(cursor === undefined ? {} : { cursor });
-    keys.push(...page.keys);
-    cursor = page.nextCursor;
-  } while (cursor !== undefined);
-  return keys;
 }
 
 function described(description: KeyDescription): Outcome {

@@ -5,11 +5,13 @@ import type { Command } from "commander";
 import type { InitialisationOptions } from "#ca/authority.ts";
 import { SignetError } from "#pki/errors.ts";
 import { EnrolledIdentity } from "#pki/identity.ts";
+import type { DeploymentMode } from "#pki/protocol-ca.ts";
 import { DataDirectory } from "#store/data-directory.ts";
 import { defaultPorts, layoutOf, readServices, recordService, type ServicesRecord } from "./deployment.ts";
+import { keepDeveloper } from "./enrolment.ts";
 import { collect, errnoOf, fileError, parseInteger, type Invocation, type Outcome } from "./program.ts";
 import { caReady, describeExit, kmsReady, startService, whenAskedToStop, type Service } from "./services.ts";
-import { withCa } from "./session.ts";
+import { allKeys, withCa, withKms } from "./session.ts";
 
 export type CaOptions = Omit<InitialisationOptions, "clock">;
 
@@ -42,13 +44,13 @@ export function addKmsOptions(command: Command): Command {
 }
 
 /** Makes the CA of a data directory and stops it again. @throws SignetError already-exists */
-export async function initialiseCa(invocation: Invocation, options: CaOptions): Promise<CaAddress> {
+export async function initialiseCa(invocation: Invocation, options: CaOptions): Promise<{ readonly mode: DeploymentMode } & CaAddress> {
   const { ca } = layoutOf(invocation.data);
   requireUnused(invocation.data);
   if (isInitialised("ca", ca)) throw new SignetError("already-exists", `${ca} holds a CA already. Nothing was touched.`, { details: { next: "Run it with `npx signet ca serve`." } });
   const service = await invocation.progress("Making the CA", () => bringUpCa(invocation.data, options));
   await service.stop();
-  return addressOf(service);
+  return { mode: service.ready.mode, ...addressOf(service) };
 }
 
 /** Runs the CA in the foreground until it is asked to stop. */
@@ -58,7 +60,8 @@ export async function serveCa(invocation: Invocation, options: CaOptions): Promi
     const ca = await bringUpCa(invocation.data, options, signal);
     keep(ca);
     const address = addressOf(ca);
-    return { json: { ready: true, data: layoutOf(invocation.data).root, ca: address }, text: `${describeCa(address)}\nlog               ${ca.logFile}\nCtrl-C stops it.` };
+    const { mode } = ca.ready;
+    return { json: { ready: true, mode, data: layoutOf(invocation.data).root, ca: address }, text: `${mode === "development" ? "A DEVELOPMENT deployment.\n" : ""}${describeCa(address)}\nlog               ${ca.logFile}\nCtrl-C stops it.` };
   });
 }
 
@@ -78,20 +81,24 @@ export async function serveBoth(invocation: Invocation, options: CaOptions & Kms
   return inForeground(invocation, async (signal, keep) => {
     requireUnused(data);
     const isNew = !isInitialised("ca", layoutOf(data).ca);
-    await requireFreePorts(portsOf(data, options), options.host ?? loopback);
+    await requireFreePorts(portsOf(data, options, isNew), options.host ?? loopback);
     const ca = await invocation.progress(isNew ? "Making the CA" : "Starting the CA", () => bringUpCa(data, options, signal));
     keep(ca);
     const kms = await invocation.progress("Starting the KMS", () => bringUpKms(invocation, options, signal));
     keep(kms);
+    const { mode } = ca.ready;
+    const developer = mode === "development" ? await invocation.progress("Enrolling the developer", () => keepDeveloper(invocation)) : undefined;
+    const agent = developer?.refusal === undefined ? developer?.name : undefined;
     const address = addressOf(ca);
-    const commands = nextCommands(data);
+    const commands = await nextCommands(invocation, mode, agent);
     const { root, logs } = layoutOf(data);
     return {
-      json: { ready: true, data: root, initialised: isNew, ca: address, kms: { url: kms.ready.url }, next: commands },
+      json: { ready: true, mode, data: root, initialised: isNew, ca: address, kms: { url: kms.ready.url }, ...(agent === undefined ? {} : { agent }), next: commands },
       text: [
-        `Signet is up${isNew ? ", new" : ""}: ${address.trustDomain}`,
+        `Signet is up${isNew ? ", new" : ""}: ${address.trustDomain}${mode === "development" ? ", a DEVELOPMENT deployment" : ""}`,
         describeCa(address),
         `KMS               ${kms.ready.url}`,
+        ...(developer === undefined ? [] : [`agent             ${developer.name}${developer.refusal === undefined ? ", as whom `signet kms key` speaks" : ` is not usable: ${developer.refusal.code}: ${developer.refusal.message}`}`]),
         `data              ${root}`,
         `logs              ${logs}`,
         "",
@@ -157,7 +164,7 @@ async function bringUpCa(data: string, options: CaOptions, signal?: AbortSignal)
   for (const name of options.dns ?? []) add("--dns", name);
   for (const address of options.ip ?? []) add("--ip", address);
   const service = await startService({ name: "ca", ready: caReady, argv, logDirectory: layout.logs, ...(signal === undefined ? {} : { signal }) });
-  recordService(data, { ca: addressOf(service) });
+  recordService(data, { mode: service.ready.mode, ca: addressOf(service) });
   return service;
 }
 
@@ -194,19 +201,29 @@ function describeCa(ca: CaAddress): string {
   return `CA, enrolment     ${ca.enrolmentUrl}\nCA, mutual TLS    ${ca.mutualUrl}\nCA, CRLs          ${ca.publicationUrl}\nroot, SHA-256     ${ca.rootFingerprint}`;
 }
 
-/** Five commands that work as they stand, with a name that nobody has taken here yet. */
-function nextCommands(data: string): readonly string[] {
-  const { agents, root } = layoutOf(data);
-  const taken = existsSync(agents) ? readdirSync(agents) : [];
-  const name = ["alice", "bob", "carol", "dave", "erin"].find((each) => !taken.includes(each)) ?? `agent-${taken.length + 1}`;
+/** Five commands that work as they stand, one after the other: with names that nothing has here yet. */
+async function nextCommands(invocation: Invocation, mode: DeploymentMode, agent: string | undefined): Promise<readonly string[]> {
+  const { agents, root } = layoutOf(invocation.data);
+  const enrolled = existsSync(agents) ? readdirSync(agents) : [];
+  // Nobody sees the keys of others, so that an agent that begins gives its key a name of its own.
+  const keys = agent === undefined ? [] : (await withKms(invocation, { as: agent }, allKeys).catch(() => [])).map(({ name }) => name);
+  const person = ["bob", "carol", "dave", "erin"].find((each) => !enrolled.includes(each)) ?? firstFree("bob", (each) => enrolled.includes(each));
+  // These two name files in the folder where the commands are typed, too: most likely this one.
+  const service = firstFree("api", (each) => existsSync(each));
+  const key = firstFree("orders", (each) => keys.includes(each) || existsSync(`${each}.key`));
   const signet = root === path.resolve("data") ? "npx signet" : `npx signet --data ${/^[\w./-]+$/.test(root) ? root : JSON.stringify(root)}`;
-  return [
-    `${signet} ca token ${name} | ${signet} agent enroll ${name} --token-file -`,
-    `${signet} kms key create ${name}-notes --as ${name}`,
-    `echo "hello" | ${signet} kms key encrypt ${name}-notes --as ${name} | ${signet} kms key decrypt ${name}-notes --as ${name}`,
-    `${signet} ca list`,
-    `${signet} ca revoke ${name} --reason keyCompromise`,
-  ];
+  const issue = `${signet} ca issue ${service} --dns localhost ${mode === "development" ? `--dns ${service}.corp ` : ""}--ip 127.0.0.1 --out ./${service}`;
+  const enroll = `${signet} ca token ${person} | ${signet} agent enroll ${person} --token-file -`;
+  const useKey = (name: string, as: string): readonly string[] => [`${signet} kms key create ${name}${as}`, `${signet} kms key get ${name}${as} --out ${name}.key`];
+  const revoke = `${signet} ca revoke ${person} --reason keyCompromise`;
+  return agent === undefined ? [issue, enroll, ...useKey(`${person}-orders`, ` --as ${person}`), revoke] : [issue, ...useKey(key, ""), enroll, revoke];
+}
+
+/** `name`, or `name-2` and so on where it is taken. */
+function firstFree(name: string, isTaken: (name: string) => boolean): string {
+  let candidate = name;
+  for (let number = 2; isTaken(candidate); number++) candidate = `${name}-${number}`;
+  return candidate;
 }
 
 /** Whether a service has its data there. @throws SignetError data-directory-foreign, -corrupt */
@@ -243,13 +260,25 @@ function requireUnused(data: string, services: readonly ("ca" | "kms")[] = ["ca"
   }
 }
 
-function portsOf(data: string, options: CaOptions & KmsOptions): readonly number[] {
+interface WantedPort {
+  readonly port: number;
+  readonly wantedBy: string;
+  /** What to do where it is taken. */
+  readonly next: string;
+}
+
+function portsOf(data: string, options: CaOptions & KmsOptions, isNew: boolean): readonly WantedPort[] {
   const { ca, kms } = readServices(data);
+  const ofCa = (wantedBy: string, option: "enrolment" | "mutual" | "publication", chosen: number | undefined, recorded: string | undefined): WantedPort => {
+    const port = (isNew ? undefined : recordedPort(recorded)) ?? chosen ?? defaultPorts[option];
+    // The ports of a CA stand in the certificates that it has issued.
+    return { port, wantedBy: `the CA for ${wantedBy}`, next: isNew ? `Choose another with --${option}-port, or stop what uses it.` : "Stop what uses it: this CA keeps the ports that it was made with." };
+  };
   return [
-    recordedPort(ca?.enrolmentUrl) ?? options.enrolmentPort ?? defaultPorts.enrolment,
-    recordedPort(ca?.mutualUrl) ?? options.mutualPort ?? defaultPorts.mutual,
-    recordedPort(ca?.publicationUrl) ?? options.publicationPort ?? defaultPorts.publication,
-    options.kmsPort ?? recordedPort(kms?.url) ?? defaultPorts.kms,
+    ofCa("enrolment", "enrolment", options.enrolmentPort, ca?.enrolmentUrl),
+    ofCa("operators and enrolled parties", "mutual", options.mutualPort, ca?.mutualUrl),
+    ofCa("CRLs", "publication", options.publicationPort, ca?.publicationUrl),
+    { port: options.kmsPort ?? recordedPort(kms?.url) ?? defaultPorts.kms, wantedBy: "the KMS", next: "Choose another with --kms-port, or stop what uses it." },
   ];
 }
 
@@ -258,12 +287,12 @@ function recordedPort(url: string | undefined): number | undefined {
 }
 
 /** Before a CA is made whose ports are fixed for ever, they have to be free. @throws SignetError port-taken */
-async function requireFreePorts(ports: readonly number[], host: string): Promise<void> {
-  for (const each of ports) {
+async function requireFreePorts(ports: readonly WantedPort[], host: string): Promise<void> {
+  for (const { port, wantedBy, next } of ports) {
     await new Promise<void>((resolve, reject) => {
       const probe = createServer();
-      probe.once("error", (error) => reject(errnoOf(error) === "EADDRINUSE" ? new SignetError("port-taken", `Port ${each} on ${host} is in use. Nothing was changed.`) : fileError(`${host}:${each}`, error)));
-      probe.listen({ port: each, host, exclusive: true }, () => probe.close(() => resolve()));
+      probe.once("error", (error) => reject(errnoOf(error) === "EADDRINUSE" ? new SignetError("port-taken", `Port ${port} on ${host}, wanted by ${wantedBy}, is in use. Nothing was changed.`, { details: { port, next } }) : fileError(`${host}:${port}`, error)));
+      probe.listen({ port, host, exclusive: true }, () => probe.close(() => resolve()));
     });
   }
 }

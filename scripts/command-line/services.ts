@@ -5,10 +5,11 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { z } from "zod";
 import { isErrorCode, SignetError } from "#pki/errors.ts";
+import { deploymentMode } from "#pki/protocol-ca.ts";
 import { fileError } from "./program.ts";
 
 /** What a service says on its first line of stdout, once it serves. */
-export const caReady = z.object({ ready: z.literal(true), service: z.literal("ca"), enrolmentUrl: z.url(), mutualUrl: z.url(), publicationUrl: z.url(), rootFingerprint: z.string().regex(/^[0-9a-f]{64}$/), trustDomain: z.string(), pid: z.int() });
+export const caReady = z.object({ ready: z.literal(true), service: z.literal("ca"), enrolmentUrl: z.url(), mutualUrl: z.url(), publicationUrl: z.url(), rootFingerprint: z.string().regex(/^[0-9a-f]{64}$/), trustDomain: z.string(), mode: deploymentMode, pid: z.int() });
 export const kmsReady = z.object({ ready: z.literal(true), service: z.literal("kms"), url: z.url(), pid: z.int() });
 
 export interface ServiceExit {

@@ -5,6 +5,7 @@ import { systemClock } from "#pki/clock.ts";
 import { SignetError } from "#pki/errors.ts";
 import { EnrolledIdentity } from "#pki/identity.ts";
 import { alpn, MutualAgent } from "#pki/mtls.ts";
+import type { KeyDescription } from "#pki/protocol-kms.ts";
 import { CaClient } from "./ca-client.ts";
 import { layoutOf, readServices } from "./deployment.ts";
 import type { Invocation } from "./program.ts";
@@ -24,7 +25,7 @@ export async function withCa<T>(invocation: Invocation, use: (ca: CaClient) => P
 
 /** Whose credential a command uses, and where the KMS is. */
 export interface Caller {
-  /** Name of an agent that was enrolled into the data directory; the operator where there is none. */
+  /** Name of an agent that was enrolled into the data directory. */
   readonly as?: string;
   /** Directory of an enrolled identity, wherever it lies. */
   readonly identity?: string;
@@ -32,13 +33,18 @@ export interface Caller {
   readonly kms?: string;
 }
 
-/** Runs `use` as an agent or the operator, over mutual TLS with the KMS. */
-export async function withKms<T>(invocation: Invocation, options: Caller, use: (kms: KmsClient, identity: EnrolledIdentity) => Promise<T>): Promise<T> {
-  const url = options.kms ?? readServices(invocation.data).kms?.url;
+/**
+ * Runs `use` over mutual TLS with the KMS.
+ * @param otherwise who speaks where `options` name nobody: the agent that the data directory records, if there is one, or its operator
+ */
+export async function withKms<T>(invocation: Invocation, options: Caller, use: (kms: KmsClient, identity: EnrolledIdentity) => Promise<T>, otherwise: "agent" | "operator" = "agent"): Promise<T> {
+  const recorded = readServices(invocation.data);
+  const url = options.kms ?? recorded.kms?.url;
   if (url === undefined) {
     throw new SignetError("file-unusable", `No KMS is recorded in ${layoutOf(invocation.data).root}.`, { details: { next: "Start one with `npm start`, or name one with --kms URL." } });
   }
-  return withIdentity(identityDirectory(invocation, options), async (identity) => {
+  const speaker = options.as ?? (otherwise === "agent" ? recorded.agent : undefined);
+  return withIdentity(identityDirectory(invocation, { ...options, ...(speaker === undefined ? {} : { as: speaker }) }), async (identity) => {
     const agent = new MutualAgent({
       credential: identity.credential("client"),
       trustAnchors: identity.trustAnchors,
@@ -56,6 +62,18 @@ export async function withKms<T>(invocation: Invocation, options: Caller, use: (
       agent.destroy();
     }
   });
+}
+
+/** Every key that the caller may see, page after page. */
+export async function allKeys(client: KmsClient): Promise<readonly KeyDescription[]> {
+  const keys: KeyDescription[] = [];
+  let cursor: string | undefined;
+  do {
+    const page = await client.listKeys(cursor === undefined ? {} : { cursor });
+    keys.push(...page.keys);
+    cursor = page.nextCursor;
+  } while (cursor !== undefined);
+  return keys;
 }
 
 export function identityDirectory(invocation: Invocation, options: Pick<Caller, "as" | "identity">): string {

@@ -5,6 +5,7 @@ import { afterAll, beforeAll, expect, onTestFinished, test, vi } from "vitest";
 import { Authority, initialiseAuthority } from "#ca/authority.ts";
 import { serveAuthority } from "#ca/http.ts";
 import { revoke } from "#ca/ledger.ts";
+import { permittedNames } from "#ca/settings.ts";
 import type { Clock } from "#pki/clock.ts";
 import { EnrolledIdentity } from "#pki/identity.ts";
 import { silentLog } from "#pki/log.ts";
@@ -125,4 +126,14 @@ test("an authority whose first operator's credential was moved away starts witho
   clock.time += 40 * day;
   await startedAt(clock, data);
   expect(EnrolledIdentity.isAt(path.join(data, "operator"))).toBe(false);
+});
+
+test("an authority of before there were modes counts as development, and certifies no more than it did", async () => {
+  const clock = new TestClock();
+  const data = initialised();
+  const ledger = openSqlite(path.join(data, "ca", "ca.sqlite"), { mode: "existing" });
+  await ledger.transaction((transaction) => transaction.run("UPDATE authority_settings SET settings = json_remove(settings, '$.mode')"));
+  await ledger.close();
+  const { mode, settings } = await startedAt(clock, data);
+  expect([mode, permittedNames(settings).dns]).toStrictEqual(["development", ["localhost"]]);
 });
