@@ -69,7 +69,7 @@ export class KmsClient {
   readonly #agent: MutualAgent;
   readonly #materials = new Map<string, { readonly etag: string; readonly key: GroupKey }>();
 
-  /** `url`: base URL of the KMS's mutual listener, such as https://localhost:8443. */
+  /** @internal `url`: base URL of the KMS's mutual listener, such as https://localhost:8443. */
   constructor(i: { readonly url: string; readonly agent: MutualAgent }) {
     this.#url = i.url;
     this.#agent = i.agent;

@@ -185,7 +185,7 @@ export class Link {
     });
   }
 
-  /** Takes a connection whose TLS handshake is done, on the listening side. For {@link LinkListener}. */
+  /** Takes a connection whose TLS handshake is done, on the listening side. @internal for {@link LinkListener} */
   static accept(socket: TLSSocket, options: Pick<ListenOptions, "self" | "clock" | "rekeyAfterMessages">): Link {
     const { self, clock } = options;
     requireTransport(socket);

@@ -153,6 +153,7 @@ export class EnrolledIdentity {
 
   /**
    * Writes an identity that was certified without EST, as the CA does for its first operator.
+   * @internal
    * @throws SignetError already-exists
    */
   static write(directory: string, i: { readonly uri: string; readonly caUrl: string; readonly root: Certificate; readonly credentials: Partial<Record<Role, Credential>> }): void {
@@ -173,7 +174,7 @@ export class EnrolledIdentity {
     return this.#settings.caUrl;
   }
 
-  /** Where the CA's other listeners are. */
+  /** Where the CA's other listeners are. @internal for the command line */
   get ca(): Pick<EnrolmentClient, "directory" | "cacerts"> {
     return this.#client;
   }
@@ -212,6 +213,7 @@ export class EnrolledIdentity {
 
   /**
    * Puts a credential of this identity, validated first, in the place of the one that the role has: in memory and in its file.
+   * @internal
    * @throws SignetError peer-mismatch, storage-unavailable, and what is wrong with its path
    */
   adopt(role: Role, credential: Credential): void {
@@ -248,7 +250,7 @@ export class EnrolledIdentity {
     return accepted;
   }
 
-  /** Gives up floors of the identity in a directory: see {@link lowerFloorsAfterRestore}, which says what that costs. */
+  /** Gives up floors of the identity in a directory: see {@link lowerFloorsAfterRestore}, which says what that costs. @internal for the command line */
   static lowerCrlFloors(directory: string, i: { readonly scope?: string; readonly reason: string; readonly at: Date }): readonly LoweredFloor[] {
     if (!EnrolledIdentity.isAt(directory)) throw new SignetError("file-unusable", `${directory} holds no identity.`);
     return lowerFloorsAfterRestore(path.join(directory, floorsFile), i);

@@ -25,7 +25,7 @@ export class Name {
     this.der = der;
   }
 
-  /** Takes the next element of `reader`, a Name. The structure is checked now; strings are decoded when they are needed. @throws SignetError `der-malformed` */
+  /** Takes the next element of `reader`, a Name. The structure is checked now; strings are decoded when they are needed. @internal @throws SignetError `der-malformed` */
   static read(reader: DerReader): Name {
     const start = reader.position;
     const rdns = reader.enter(tag.sequence);

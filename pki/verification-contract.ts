@@ -1,103 +1,10 @@
-/**
- * Verification on request: any path under any parameters, in the terms that validators are compared in. What Signet itself
- * trusts goes through path-validation.ts, whose parameters nobody can relax.
- */
+/** The lines of `signet pki verify --jsonl`: a request each, and its answer. verification.ts does the work. */
 import { z } from "zod";
-import { Certificate } from "./certificate.ts";
-import { CertificateRevocationList } from "./crl.ts";
-import { CrlValidator } from "./crl-validation.ts";
-import type { RevocationExtent } from "./crl-validation.ts";
-import { asBuffer } from "./der.ts";
 import { SignetError } from "./errors.ts";
 import type { ErrorCode } from "./errors.ts";
-import { matchesDnsName, matchesIpAddress, matchesMailbox } from "./name-matching.ts";
-import { findPath } from "./path-building.ts";
-import { anyPolicyParameters, keyPurposes } from "./path-rules.ts";
-import type { AnyKeyPurpose, PathParameters, PolicyParameters } from "./path-rules.ts";
-
-/** A name that the end entity must have in its subjectAltName. */
-export interface ExpectedName {
-  readonly kind: "DNS" | "IP" | "RFC822";
-  readonly value: string;
-}
-
-/** DER throughout. Intermediates and CRLs that do not parse are passed over, since anybody may have sent them. */
-export interface VerificationRequest {
-  readonly trust: readonly Uint8Array[];
-  readonly intermediates: readonly Uint8Array[];
-  readonly crls: readonly Uint8Array[];
-  readonly leaf: Uint8Array;
-  /** Undefined: now. */
-  readonly time: Date | undefined;
-  readonly purpose: AnyKeyPurpose | undefined;
-  readonly names: readonly ExpectedName[];
-  readonly crlCheck: "none" | RevocationExtent;
-  readonly policy: PolicyParameters | undefined;
-  /** Most intermediates that are not self-issued. */
-  readonly maxDepth: number | undefined;
-  readonly minRsaBits: number | undefined;
-  readonly crlMaxAgeSec: number | undefined;
-  readonly anchor: PathParameters["anchor"];
-  readonly strict: boolean;
-}
-
-/** RSA keys below are refused even where a request sets no limit: they have been factored. */
-const leastRsaBits = 1024;
-
-/**
- * Verifies and returns the path, end entity first.
- * @throws SignetError with the code of the reason to reject
- */
-export function verify(request: VerificationRequest): readonly Certificate[] {
-  const endEntity = Certificate.parse(request.leaf);
-  const trustAnchors = readAll(request.trust, Certificate.parse);
-  // One certificate is one object, however often it was sent.
-  const intermediates = readAll(request.intermediates, Certificate.parse).map((certificate) => (certificate.equals(endEntity) ? endEntity : certificate));
-  checkNames(endEntity, request.names);
-  const parameters: PathParameters = {
-    at: request.time ?? new Date(),
-    purpose: request.purpose,
-    policy: request.policy ?? anyPolicyParameters,
-    maximumDepth: request.maxDepth,
-    minimumRsaBits: Math.max(request.minRsaBits ?? leastRsaBits, leastRsaBits),
-    strict: request.strict,
-    anchor: request.anchor,
-  };
-  const { crlCheck } = request;
-  if (crlCheck === "none") return findPath({ endEntity, intermediates, trustAnchors, parameters });
-  const validator = new CrlValidator({
-    crls: readAll(request.crls, CertificateRevocationList.parse),
-    certificates: intermediates,
-    parameters,
-    ...(request.crlMaxAgeSec === undefined ? {} : { maximumAgeMilliseconds: request.crlMaxAgeSec * 1000 }),
-  });
-  return findPath({ endEntity, intermediates, trustAnchors, parameters, accept: (chain) => validator.checkPath(chain, crlCheck) });
-}
-
-/** What parses, each once. */
-function readAll<T>(list: readonly Uint8Array[], parse: (der: Uint8Array) => T): T[] {
-  const distinct = new Map(list.map((der) => [asBuffer(der).toString("latin1"), der]));
-  return [...distinct.values()].flatMap((der) => {
-    try {
-      return [parse(der)];
-    } catch (error) {
-      if (error instanceof SignetError) return [];
-      throw error;
-    }
-  });
-}
-
-/** Every name must be there, in subjectAltName; the common name counts for nothing (RFC 9525 section 6). */
-function checkNames({ extensions: { subjectAltName = [] } }: Certificate, names: readonly ExpectedName[]): void {
-  for (const { kind, value } of names) {
-    const found = subjectAltName.some((name) => {
-      if (kind === "DNS") return name.kind === "dns" && matchesDnsName(name.value, value);
-      if (kind === "IP") return name.kind === "ip" && matchesIpAddress(name.octets, value);
-      return name.kind === "email" && matchesMailbox(name.value, value);
-    });
-    if (!found) throw new SignetError("name-mismatch", `The certificate is not for ${value}.`, { details: { name: value } });
-  }
-}
+import { keyPurposes } from "./path-rules.ts";
+import type { AnyKeyPurpose } from "./path-rules.ts";
+import { verify } from "./verification.ts";
 
 const base64 = z.base64().transform((text) => Buffer.from(text, "base64"));
 const count = z.number().int().nonnegative();

@@ -1,10 +1,10 @@
 #!/usr/bin/env node
 // What the npm scripts call: runs a script of the project, or one of its tools, under the pinned Node.
-//   node scripts/launch.mjs scripts/demo.ts [ARGUMENT...]      a script, through tsx
+//   node scripts/launch.mjs scripts/demo.ts [ARGUMENT...]      a script; this Node strips its types
 //   node scripts/launch.mjs vitest|typescript|oxlint [ARGUMENT...]
 import { createRequire } from "node:module";
 import path from "node:path";
-import { fileURLToPath, pathToFileURL } from "node:url";
+import { fileURLToPath } from "node:url";
 import { requireInstalled, runInForeground } from "./runtime.mjs";
 
 const require = createRequire(import.meta.url);
@@ -25,4 +25,4 @@ requireInstalled();
 const [what = "", ...rest] = process.argv.slice(2);
 if (what === "vitest" || what === "oxlint") runInForeground([toolFile(what, what), ...rest]);
 else if (what === "typescript") runInForeground([toolFile(what, "tsc"), ...rest]);
-else runInForeground(["--import", pathToFileURL(require.resolve("tsx")).href, path.resolve(root, what), ...rest]);
+else runInForeground([path.resolve(root, what), ...rest]);

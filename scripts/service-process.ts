@@ -31,8 +31,7 @@ export async function startService<Ready extends { readonly pid: number }>(
   argv: readonly string[],
   options: { readonly stdin?: string; readonly environment?: Readonly<Record<string, string>>; readonly nodeOptions?: readonly string[]; readonly startMilliseconds?: number } = {},
 ): Promise<ServiceProcess<Ready>> {
-  const script = fileURLToPath(new URL(`../${file}`, import.meta.url));
-  const child = spawn(process.execPath, [...(options.nodeOptions ?? []), script, ...argv], {
+  const child = spawn(process.execPath, [...(options.nodeOptions ?? []), projectFile(file), ...argv], {
     env: { ...process.env, ...options.environment },
     stdio: ["pipe", "pipe", "pipe"],
   });
@@ -87,10 +86,14 @@ export async function startService<Ready extends { readonly pid: number }>(
 
 /** Starts a service and kills it after so many milliseconds, wherever it then is: before its first write, or in the middle of its recovery. */
 export async function startAndKill(file: string, argv: readonly string[], milliseconds: number): Promise<void> {
-  const script = fileURLToPath(new URL(`../${file}`, import.meta.url));
-  const child = spawn(process.execPath, [script, ...argv], { stdio: "ignore" });
+  const child = spawn(process.execPath, [projectFile(file), ...argv], { stdio: "ignore" });
   const gone = once(child, "close");
   await delay(milliseconds);
   child.kill("SIGKILL");
   await gone;
+}
+
+/** The source in a clone, what was compiled of it in the package. */
+function projectFile(file: string): string {
+  return fileURLToPath(import.meta.resolve(`#${file}`));
 }

@@ -12,6 +12,8 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   ca: ["pki", "store"],
   "kms-server": ["pki", "store"],
   agents: ["pki"],
+  // Of scripts/ it is runtime.mjs alone.
+  package: ["pki", "agents", "scripts"],
 };
 
 function importsOf(file: string): string[] {

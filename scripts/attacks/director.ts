@@ -29,7 +29,7 @@ export interface Direction {
   readonly stopping?: AbortSignal;
 }
 
-const armFile = fileURLToPath(new URL("./arm.ts", import.meta.url));
+const armFile = fileURLToPath(import.meta.resolve("#scripts/attacks/arm.ts"));
 const armLimitMilliseconds = 45_000;
 
 type Role = "victim" | "mallory";

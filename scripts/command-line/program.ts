@@ -147,7 +147,7 @@ export function asSignetError(error: unknown, usageHint: () => string = () => "A
 
 /** What usually helps, by code; a message that knows better brings its own in `details.next`. */
 const nextStep: Partial<Record<ErrorCode, string>> = {
-  "remote-unreachable": "Start the services with `npm start`.",
+  "remote-unreachable": "Start the services with `npx signet start`.",
   "tls-refused": "Check that the address is the service's and that the certificate is not expired or revoked: `npx signet agent whoami NAME`.",
   "token-invalid": "Tokens work once and not for long: make a new one with `npx signet ca token NAME`.",
   "certificate-revoked": "Enrol again with a new token: `npx signet ca token NAME`.",
@@ -155,9 +155,9 @@ const nextStep: Partial<Record<ErrorCode, string>> = {
   "root-fingerprint-mismatch": "Ask the operator for the fingerprint; do not go on without it.",
   "pem-malformed": "Look at it with `openssl asn1parse -in FILE`.",
   "not-ready": "Try again in a moment.",
-  "crl-missing": "Start the CA: `npm start`.",
-  "crl-stale": "Start the CA, which publishes a new one: `npm start`.",
-  "crl-refresh-overdue": "Start the CA: `npm start`.",
+  "crl-missing": "Start the CA: `npx signet start`.",
+  "crl-stale": "Start the CA, which publishes a new one: `npx signet start`.",
+  "crl-refresh-overdue": "Start the CA: `npx signet start`.",
   "port-taken": "Stop what uses it, or choose other ports.",
   "data-directory-foreign": "Name another one with --data.",
   "data-directory-corrupt": "Restore it from a backup, or name another one with --data.",

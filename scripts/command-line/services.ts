@@ -145,6 +145,7 @@ function parseJson(line: string): unknown {
   }
 }
 
+/** A module of the project by its path from the root: its source in a clone, what was compiled of it in the package. */
 function projectFile(file: string): string {
-  return fileURLToPath(new URL(`../../${file}`, import.meta.url));
+  return fileURLToPath(import.meta.resolve(`#${file}`));
 }

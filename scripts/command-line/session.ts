@@ -41,7 +41,7 @@ export async function withKms<T>(invocation: Invocation, options: Caller, use: (
   const recorded = readServices(invocation.data);
   const url = options.kms ?? recorded.kms?.url;
   if (url === undefined) {
-    throw new SignetError("file-unusable", `No KMS is recorded in ${layoutOf(invocation.data).root}.`, { details: { next: "Start one with `npm start`, or name one with --kms URL." } });
+    throw new SignetError("file-unusable", `No KMS is recorded in ${layoutOf(invocation.data).root}.`, { details: { next: "Start one with `npx signet start`, or name one with --kms URL." } });
   }
   const speaker = options.as ?? (otherwise === "agent" ? recorded.agent : undefined);
   return withIdentity(identityDirectory(invocation, { ...options, ...(speaker === undefined ? {} : { as: speaker }) }), async (identity) => {
@@ -98,7 +98,7 @@ export function openIdentity(directory: string): EnrolledIdentity {
   if (!EnrolledIdentity.isAt(directory)) {
     const name = path.basename(directory);
     throw new SignetError("file-unusable", `There is no identity in ${directory}.`, {
-      details: { next: name === "operator" ? "Start the services with `npm start`, or name their data directory with --data." : `Enrol it: \`npx signet ca token ${name} | npx signet agent enroll ${name} --token-file -\`.` },
+      details: { next: name === "operator" ? "Start the services with `npx signet start`, or name their data directory with --data." : `Enrol it: \`npx signet ca token ${name} | npx signet agent enroll ${name} --token-file -\`.` },
     });
   }
   return EnrolledIdentity.open(directory);

@@ -5,6 +5,7 @@ import { defineAgentCommands } from "./agent-commands.ts";
 import { defineKmsCommands } from "./kms-commands.ts";
 import { definePkiCommands } from "./pki-commands.ts";
 import { processTerminal, runCommandLine, type Definition, type Terminal } from "./program.ts";
+import { addCaOptions, addKmsOptions, serveBoth } from "./serve.ts";
 import { runScript } from "./services.ts";
 import { defineTrustCommands } from "./trust-commands.ts";
 
@@ -16,14 +17,16 @@ export function defineSignet(definition: Definition): void {
   program
     .description("A private certificate authority and key-management service over mutual TLS.")
     .version(version)
-    .addHelpText("after", "\nExit codes: 0 done, 1 usage or local, 2 remote or TLS, 3 not found, 4 denied, 5 verification failed or revoked.\n\nExample:\n  $ npm start\n  $ npx signet ca token alice | npx signet agent enroll alice --token-file -");
+    .addHelpText("after", "\nExit codes: 0 done, 1 usage or local, 2 remote or TLS, 3 not found, 4 denied, 5 verification failed or revoked.\n\nExample:\n  $ npx signet start\n  $ npx signet ca token alice | npx signet agent enroll alice --token-file -");
+  const start = definition.command(program, "start", "run the CA and the KMS in the foreground; on an empty data directory, make them first", "npx signet start\nnpx signet start --data /var/lib/signet --trust-domain example.internal");
+  definition.handle(addKmsOptions(addCaOptions(start)), serveBoth);
   defineCaCommands(definition);
   defineKmsCommands(definition);
   defineAgentCommands(definition);
   definePkiCommands(definition);
   defineTrustCommands(definition);
   const demo = definition.command(program, "demo [argument...]", "run the demo: the parties, the revocation, the attacks", "npx signet demo");
-  demo.allowUnknownOption().addHelpText("after", "\nOptions are those of `npm run demo`.");
+  demo.allowUnknownOption().addHelpText("after", "\nOptions: --directory DIR, --only P01,R06, --keep; `npx signet demo -- --help` says more.");
   definition.handle(demo, async (_invocation, args: readonly string[]) => ({ exitCode: await runScript("scripts/demo.ts", args) }));
 }
 

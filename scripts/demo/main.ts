@@ -4,7 +4,6 @@ import { readFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { constants } from "node:os";
 import path from "node:path";
-import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import type { ArmResult, Attack } from "../attacks/attack.ts";
 import { catalogue } from "../attacks/catalogue.ts";
@@ -20,8 +19,7 @@ import { openTerminal } from "./terminal.ts";
 import { SystemUnderAttack, trustDomain } from "./world.ts";
 
 const { version: signetVersion } = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as { version: string };
-const projectRoot = fileURLToPath(new URL("../..", import.meta.url));
-const usage = `Usage: npm run demo [-- OPTION...]
+const usage = `Usage: npx signet demo [-- OPTION...]
   --directory DIR   where the report goes (default certs/demo)
   --only P01,R06    only these attacks
   --keep            keep the run's working directory, private keys included, and say where it is
@@ -53,7 +51,7 @@ export async function demo(argv: readonly string[]): Promise<number> {
 
   let held: OutputDirectory;
   try {
-    held = await OutputDirectory.take(path.resolve(options.directory ?? path.join(projectRoot, "certs", "demo")));
+    held = await OutputDirectory.take(path.resolve(options.directory ?? path.join("certs", "demo")));
   } catch (error) {
     const refusal = asSignetError(error);
     process.stderr.write(`${errorLine(refusal)}\n`);

@@ -4,7 +4,7 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import type { Order, Report } from "./party.ts";
 
-const partyFile = fileURLToPath(new URL("./party.ts", import.meta.url));
+const partyFile = fileURLToPath(import.meta.resolve("#scripts/demo/party.ts"));
 const orderLimitMilliseconds = 45_000;
 
 /** A refusal that a party met, with its code. */

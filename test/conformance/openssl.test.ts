@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterAll, expect, test } from "vitest";
 import { SignetError } from "#pki/errors.ts";
-import { verify } from "#pki/verification-contract.ts";
+import { verify } from "#pki/verification.ts";
 import { testTime } from "#test/support/pki.ts";
 import { randomFrom, randomPath } from "#test/support/random-paths.ts";
 import type { RandomPath } from "#test/support/random-paths.ts";

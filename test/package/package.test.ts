@@ -1,0 +1,244 @@
+import { execFile, spawn, spawnSync, type ChildProcess } from "node:child_process";
+import { once } from "node:events";
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { createServer, type AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { pinnedRuntime } from "../../scripts/runtime.mjs";
+import { publicApi } from "./public-api.ts";
+
+// The tarball of `npm pack`, installed by npm into an empty project elsewhere, and used as a stranger would use it. All that is typed and run
+// here stands in the README or in the docstrings of the entry points.
+
+const root = path.dirname(path.dirname(path.dirname(fileURLToPath(import.meta.url))));
+const folder = mkdtempSync(path.join(tmpdir(), "signet-package-"));
+const project = path.join(folder, "orders");
+const installed = path.join(project, "node_modules", "signet");
+const onWindows = process.platform === "win32";
+/** As a user's shell has it: without what the npm that runs the tests has put there. */
+const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^npm_(package|lifecycle)|^npm_config_local_prefix$|^INIT_CWD$|^NODE_/i.test(name)));
+
+const entryPoints = { signet: "package/signet.d.ts", "signet/path-validation": "package/path-validation.d.ts", "signet/crl": "package/crl.d.ts" };
+
+const watch = `
+import { readFileSync } from "node:fs";
+import { setTimeout } from "node:timers/promises";
+import { Agent, SignetError, type ErrorCode } from "signet";
+
+const { kms } = JSON.parse(readFileSync("data/signet.json", "utf8"));
+const alice = await Agent.open("alice", { kmsUrl: kms.url });
+
+async function refusal(key: string): Promise<ErrorCode | undefined> {
+  try {
+    await alice.requestKey(key); // asks the KMS each time
+    return undefined;
+  } catch (error) {
+    if (error instanceof SignetError) return error.code;
+    throw error;
+  }
+}
+
+let code = await refusal("orders");
+console.log("asking", code ?? "granted");
+while (code === undefined) {
+  await setTimeout(100);
+  code = await refusal("orders");
+}
+console.log(code);
+await alice.close();
+`.trimStart();
+
+const skipped = await installPackage();
+
+describe.skipIf(skipped !== undefined)(`the package${skipped === undefined ? "" : ` (skipped: ${skipped})`}`, () => {
+  let services: ChildProcess | undefined;
+
+  beforeAll(async () => {
+    const ports = await freePorts(["enrolment", "mutual", "publication", "kms"]);
+    services = spawn("node", [path.join(installed, "scripts", "signet.mjs"), "start", "--json", ...ports], { cwd: project, env: environment, stdio: ["ignore", "pipe", "inherit"] });
+    const { stdout } = services;
+    if (stdout === null) throw new Error("no pipe");
+    const line = await Promise.race([once(createInterface({ input: stdout }), "line"), once(services, "exit").then(([code]) => Promise.reject(new Error(`signet start ended with ${code}`)))]);
+    expect(JSON.parse(String(line[0]))).toMatchObject({ ready: true, initialised: true });
+    await shell("signet ca issue api --dns localhost --out api");
+  });
+
+  afterAll(async () => {
+    if (services?.kill("SIGTERM") === true) await once(services, "exit");
+    rmSync(folder, { recursive: true, force: true });
+  });
+
+  it("holds compiled JavaScript with types, and neither sources nor tests nor a path of the machine that made it", () => {
+    const files = readdirSync(installed, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile()).map((entry) => path.relative(installed, path.join(entry.parentPath, entry.name)).replaceAll(path.sep, "/"));
+    expect(files.filter((file) => !file.startsWith("dist/")).sort()).toStrictEqual(["CHANGELOG.md", "DESIGN.md", "README.md", "SECURITY.md", "package.json", "scripts/runtime.mjs", "scripts/signet.mjs"]);
+    expect(files.filter((file) => /(?<!\.d)\.ts$|\.(pem|key|p12|crl|tsbuildinfo)$|(^|\/)(test|bench|torture|mutations|fuzz|certs|data)(\/|$)/.test(file))).toStrictEqual([]);
+    expect(files).toContain("dist/store/migrations/0001-audit-record.sql");
+    const places = [root, folder, tmpdir()].filter((place) => place.length > 5);
+    expect(files.filter((file) => places.some((place) => readFileSync(path.join(installed, file)).includes(place)))).toStrictEqual([]);
+  });
+
+  it("imports no package that its manifest does not name, and brings no install script", () => {
+    const { dependencies, optionalDependencies } = JSON.parse(readFileSync(path.join(installed, "package.json"), "utf8")) as Record<string, Record<string, string>>;
+    const compiled = readdirSync(path.join(installed, "dist"), { recursive: true, encoding: "utf8" }).filter((file) => file.endsWith("js"));
+    const named = new Set(compiled.flatMap((file) => [...readFileSync(path.join(installed, "dist", file), "utf8").matchAll(/^(?:import|export)\b[^"']*?from "([^".#][^"]*)"|^import "([^".#][^"]*)"|\bimport\("([^".#][^"]*)"\)/gm)].map(([, one, other, third]) => one ?? other ?? third ?? "")));
+    const packages = [...named].filter((name) => !name.startsWith("node:")).map((name) => name.split("/").slice(0, name.startsWith("@") ? 2 : 1).join("/"));
+    expect(new Set(packages)).toStrictEqual(new Set(Object.keys(dependencies ?? {})));
+    expect(Object.keys(optionalDependencies ?? {}).every((name) => name.startsWith("node-"))).toBe(true);
+    const lock = JSON.parse(readFileSync(path.join(project, "package-lock.json"), "utf8")) as { packages: Record<string, { hasInstallScript?: boolean }> };
+    expect(Object.entries(lock.packages).filter(([, { hasInstallScript }]) => hasInstallScript === true)).toStrictEqual([]);
+  });
+
+  it("type-checks in a strict project that has @types/node and nothing else, declarations of libraries included", async () => {
+    const files = Object.keys(entryPoints).map((name, index) => {
+      writeFileSync(path.join(project, `example-${index}.ts`), exampleOf(name));
+      return `example-${index}.ts`;
+    });
+    writeFileSync(path.join(project, "watch.ts"), watch);
+    writeFileSync(
+      path.join(project, "misuse.ts"),
+      `import { Agent, type ErrorCode } from "signet";
+const agent = await Agent.open("alice", { kmsUrl: "https://localhost" });
+// @ts-expect-error A version is a number.
+const version: string = (await agent.createKey("orders")).latest.version;
+// @ts-expect-error There is no such code.
+const code: ErrorCode = "nonsense";
+export { version, code };
+`,
+    );
+    const compilerOptions = { strict: true, noUncheckedIndexedAccess: true, exactOptionalPropertyTypes: true, skipLibCheck: false, module: "nodenext", target: "es2022", types: ["node"], noEmit: true };
+    writeFileSync(path.join(project, "tsconfig.json"), JSON.stringify({ compilerOptions, files: [...files, "watch.ts", "misuse.ts"] }));
+    await run(process.execPath, [path.join(root, "scripts/launch.mjs"), "typescript", "--project", project]);
+  });
+
+  it("runs the example of the SDK: an agent enrols, makes a key and gets it, and is refused another by code", async () => {
+    writeFileSync(path.join(project, "orders.mjs"), exampleOf("signet"));
+    expect(await shell(`signet ca token alice | "${process.execPath}" orders.mjs`)).toBe("orders, version 1: 32 octets\nnot-permitted\n");
+  });
+
+  it("refuses the agent its key once it is revoked, and says so by code, in a program in TypeScript", async () => {
+    const child = spawn(process.execPath, ["watch.ts"], { cwd: project, env: environment, stdio: ["ignore", "pipe", "inherit"] });
+    const ended = once(child, "exit");
+    const lines: string[] = [];
+    for await (const line of createInterface({ input: child.stdout })) {
+      lines.push(line);
+      if (lines.length === 1) await shell("signet ca revoke alice --reason keyCompromise");
+    }
+    expect(lines).toStrictEqual(["asking granted", "certificate-revoked"]);
+    expect(await ended).toStrictEqual([0, null]);
+  });
+
+  it.each([
+    ["signet/path-validation", /^3\npurpose-not-permitted\n$/],
+    ["signet/crl", /^(CRL \d+: \d+ revoked\n){2}true\n$/],
+  ])("runs the example of %s", async (entryPoint, says) => {
+    const file = `${path.basename(entryPoint)}.mjs`;
+    writeFileSync(path.join(project, file), exampleOf(entryPoint));
+    expect(await run(process.execPath, [file])).toMatch(says);
+  });
+
+  it("has the whole command line, under the machine's own Node too", async () => {
+    const { version } = JSON.parse(readFileSync(path.join(installed, "package.json"), "utf8")) as { version: string };
+    expect(await shell("npx signet --version")).toBe(`${version}\n`);
+    const help = await shell("signet --help");
+    for (const command of ["start", "ca", "kms", "agent", "pki", "demo"]) expect(help).toMatch(new RegExp(`^  ${command} `, "m"));
+    expect(await shell("signet pki verify --trust api/root.pem --intermediate api/fullchain.pem --crl api/crl.pem --crl-check chain --purpose serverAuth --host localhost api/cert.pem")).toBe("valid\n");
+  });
+
+  it("starts nothing where it is imported, changes nothing global but what zod and node:http do, and loads no package but zod", async () => {
+    const program = `
+import { registerHooks } from "node:module";
+const packages = new Set();
+registerHooks({ load(url, context, next) { packages.add(/node_modules\\/((?:@[^/]+\\/)?[^/]+)(?!.*node_modules)/.exec(url)?.[1] ?? "node"); return next(url, context); } });
+const globals = () => [globalThis, Reflect, Object, Array.prototype, Promise].flatMap((each) => Reflect.ownKeys(each).map(String));
+const before = globals();
+for (const name of ${JSON.stringify(Object.keys(entryPoints))}) await import(name);
+console.log(JSON.stringify({ packages: [...packages].filter((name) => name !== "node").sort(), added: globals().filter((name) => !before.includes(name) && !/^__zod_|^Symbol\\(undici/.test(name)), resources: process.getActiveResourcesInfo().filter((name) => !/^(TTY|Pipe)Wrap$/.test(name)) }));
+`;
+    writeFileSync(path.join(project, "import.mjs"), program);
+    expect(JSON.parse(await run(process.execPath, ["import.mjs"]))).toStrictEqual({ packages: ["signet", "zod"], added: [], resources: [] });
+  });
+
+  it("has the API of api.golden.txt, so that a change of it is seen in review: `npm test -- test/package -u` writes it anew", async () => {
+    await expect(publicApi(path.join(installed, "dist"), entryPoints)).toMatchFileSnapshot("./api.golden.txt");
+  });
+});
+
+/** Packs and installs; the reason why not, where npm is missing or the packages can be had neither from its cache nor from a registry. */
+async function installPackage(): Promise<string | undefined> {
+  if (spawnSync("npm", ["--version"], { shell: onWindows }).error !== undefined) return "there is no npm";
+  mkdirSync(project);
+  const packed = npm(["pack", "--pack-destination", project], root);
+  if (packed.status !== 0) throw new Error(packed.stderr);
+  const tarball = readdirSync(project).find((name) => name.endsWith(".tgz")) ?? "";
+  writeFileSync(path.join(project, "package.json"), JSON.stringify({ name: "orders", private: true, type: "module", dependencies: { signet: `file:${tarball}` } }));
+  writeFileSync(path.join(project, "package-lock.json"), JSON.stringify(lockfileFor(tarball)));
+  const { status, stderr } = npm(["ci", "--prefer-offline", "--omit=optional", "--ignore-scripts", "--no-audit", "--no-fund"], project);
+  if (status !== 0 && /E(NOTCACHED|NOTFOUND|CONNREFUSED|CONNRESET|TIMEDOUT|AI_AGAIN)|network/.test(stderr)) {
+    rmSync(folder, { recursive: true, force: true });
+    return "its dependencies are in no npm cache, and no registry answers";
+  }
+  if (status !== 0) throw new Error(stderr);
+  // What a project in TypeScript has, and the runtime that --omit=optional left out: 190 MB that lie here already.
+  for (const name of ["@types/node", "undici-types"]) cpSync(path.join(root, "node_modules", name), path.join(project, "node_modules", name), { recursive: true });
+  const runtime = pinnedRuntime();
+  if (runtime !== undefined) {
+    const directory = path.dirname(path.dirname(runtime));
+    symlinkSync(directory, path.join(project, "node_modules", path.basename(directory)), "junction");
+  }
+  return undefined;
+}
+
+/** The versions that the clone was installed with, and so the tarballs that npm's cache holds. */
+function lockfileFor(tarball: string) {
+  const { packages } = JSON.parse(readFileSync(path.join(root, "package-lock.json"), "utf8")) as { packages: Record<string, { readonly dev?: boolean; readonly version?: string; readonly bin?: object; readonly dependencies?: object; readonly optionalDependencies?: object }> };
+  const { version, bin, dependencies, optionalDependencies } = packages[""] ?? {};
+  const others = Object.entries(packages).filter(([at, { dev }]) => at !== "" && dev !== true);
+  return {
+    name: "orders",
+    lockfileVersion: 3,
+    requires: true,
+    packages: {
+      "": { name: "orders", dependencies: { signet: `file:${tarball}` } },
+      "node_modules/signet": { version, resolved: `file:${tarball}`, bin, dependencies, optionalDependencies },
+      ...Object.fromEntries(others),
+    },
+  };
+}
+
+function npm(args: readonly string[], cwd: string) {
+  return spawnSync("npm", [...args, "--loglevel=error"], { cwd, env: environment, encoding: "utf8", shell: onWindows });
+}
+
+/** The runnable example in the docstring of an entry point. */
+function exampleOf(entryPoint: string): string {
+  const source = readFileSync(path.join(root, "package", `${path.basename(entryPoint)}.ts`), "utf8");
+  const [, example = ""] = /@example\n([\s\S]*?)\*\//.exec(source) ?? [];
+  return example.replaceAll(/^ \* ?/gm, "");
+}
+
+/** Types a line into a shell in the project, as a script of its package.json would: `signet` is what npm has linked. Resolves with what it says. */
+function shell(line: string): Promise<string> {
+  return run(onWindows ? "cmd" : "sh", [onWindows ? "/c" : "-c", line]);
+}
+
+async function run(command: string, args: readonly string[]): Promise<string> {
+  const { stdout } = await promisify(execFile)(command, args, { cwd: project, env: { ...environment, PATH: `${path.join(project, "node_modules", ".bin")}${path.delimiter}${environment["PATH"] ?? ""}` } });
+  return stdout;
+}
+
+async function freePorts(names: readonly string[]): Promise<string[]> {
+  const servers = await Promise.all(
+    names.map(async () => {
+      const server = createServer().listen(0, "127.0.0.1");
+      await once(server, "listening");
+      return server;
+    }),
+  );
+  const ports = servers.map((server) => (server.address() as AddressInfo).port);
+  for (const server of servers) server.close();
+  return names.flatMap((name, index) => [`--${name}-port`, String(ports[index])]);
+}
