@@ -11,19 +11,23 @@ import { Group } from "./group.ts";
 import { KmsClient, type GroupKey, type NewKey } from "./kms-client.ts";
 import { Link, LinkListener, type DialOptions, type ListenOptions } from "./link.ts";
 
+/** What an operator hands over, and where this agent keeps what it makes. */
 export interface EnrollOptions {
   /** Base URL of the CA's enrolment listener. */
   readonly caUrl: string;
   /** SHA-256 of the root certificate in hex, obtained apart from the network: it is what the first contact is checked against. */
   readonly rootFingerprint: string;
+  /** The agent's name: 1 to 63 of a-z, 0-9 and -, as the token was made for. */
   readonly name: string;
-  /** One-time enrolment token. */
+  /** One-time enrolment token: 43 characters of base64url. */
   readonly token: string;
   /** Base URL of the KMS's mutual listener. */
   readonly kmsUrl: string;
   /** Where keys and certificates are kept (0700); in memory only, if absent. */
   readonly directory?: string;
+  /** Kind of the agent's own keys; rsa-2048 where none is named. */
   readonly keyType?: KeyType;
+  /** For tests; the system's where none is given. */
   readonly clock?: Clock;
 }
 
@@ -36,6 +40,7 @@ export interface EnrollOptions {
  *     alice.close();
  */
 export class Agent {
+  /** Every route of the KMS, under this agent's certificate. */
   readonly kms: KmsClient;
   readonly #enrolled: EnrolledIdentity;
   readonly #clock: Clock;
@@ -94,6 +99,7 @@ export class Agent {
     return new Agent(enrolled, i.kmsUrl, clock);
   }
 
+  /** Who this agent is, as its certificates say. */
   get identity(): Identity {
     return this.#enrolled.identity;
   }

@@ -5,9 +5,13 @@ import type { KeyDescription } from "#pki/protocol-kms.ts";
 import type { GroupKey, KmsClient } from "./kms-client.ts";
 import { newStream, openMessage, readMessageHeader, ReplayWindow, sealMessage, type MessageStream } from "./message.ts";
 
+/** A message of another member. */
 export interface OpenedMessage {
+  /** Whom the message names: every member holds the group's key, so that a member could have sealed it in another's name. */
   readonly sender: Identity;
+  /** Version of the group's key, from 1. */
   readonly keyVersion: number;
+  /** As the sender handed it in. */
   readonly plaintext: Uint8Array;
 }
 
@@ -20,6 +24,7 @@ const keyAgeMilliseconds = 60_000;
  * An agent learns of a new version from the first message under it, from {@link refresh}, and at the latest after a minute.
  */
 export class Group {
+  /** Name of the key at the KMS. */
   readonly name: string;
   readonly #self: Identity;
   readonly #kms: Pick<KmsClient, "material" | "describeKey" | "changeReaders" | "rotateKey">;
@@ -30,6 +35,7 @@ export class Group {
   #current: { readonly key: GroupKey; readonly confirmedAt: number } | undefined;
   #refreshing: Promise<GroupKey> | undefined;
 
+  /** @internal an agent has one object a group: see `Agent.group` */
   constructor(i: {
     readonly name: string;
     readonly self: Identity;

@@ -34,14 +34,19 @@ import { kmsSummary, type KmsSummary } from "#pki/protocol-summary.ts";
 
 /** One version of a key that the KMS handed out, with its 32 octets of AES-256 material. */
 export interface GroupKey {
+  /** The key's name: 1 to 63 of a-z, 0-9, '.', '_' and '-'. */
   readonly name: string;
   /** The key's own id: another key that later takes the same name has another. */
   readonly id: string;
+  /** From 1. */
   readonly version: number;
+  /** What it may be used for. */
   readonly algorithms: readonly KeyAlgorithm[];
+  /** 32 octets: `secret.keyObject` for node:crypto, `secret.reveal("local-use")` for the octets. */
   readonly secret: SecretKey;
 }
 
+/** Policy of a key that is made. */
 export interface NewKey {
   /** What the key may be used for; the KMS's default is AES-256-GCM alone. */
   readonly algorithms?: readonly KeyAlgorithm[];
@@ -49,8 +54,11 @@ export interface NewKey {
   readonly readers?: readonly string[];
 }
 
+/** Part of a list. */
 export interface Page {
+  /** Where the page before ended, as it said. */
   readonly cursor?: string;
+  /** Most entries that are wanted. */
   readonly limit?: number;
 }
 
@@ -86,14 +94,17 @@ export class KmsClient {
     return this.#call("POST", kmsRoutes.import, keyDescription, { body, headers: { "idempotency-key": idempotencyKey } });
   }
 
+  /** Keys that this caller owns or reads, a page at a time. */
   async listKeys(page: Page = {}): Promise<KeyListResponse> {
     return this.#call("GET", kmsRoutes.keys + query(page), keyListResponse);
   }
 
+  /** Owner, readers, algorithms and latest version of a key, without its material. @throws SignetError not-permitted (absent and forbidden look alike) */
   async describeKey(name: string): Promise<KeyDescription> {
     return this.#call("GET", kmsRoutes.key(segment(name)), keyDescription);
   }
 
+  /** Versions of a key with their states (NIST SP 800-57 Part 1 section 7), a page at a time. @throws SignetError not-permitted */
   async listVersions(name: string, page: Page = {}): Promise<KeyVersionListResponse> {
     return this.#call("GET", kmsRoutes.versions(segment(name)) + query(page), keyVersionListResponse);
   }
@@ -176,10 +187,12 @@ export class KmsClient {
     await this.#call("POST", `${kmsRoutes.action(segment(name), action)}?dryRun=true`, dryRunResponse, { body });
   }
 
+  /** Whom the KMS takes this caller for. */
   async whoami(): Promise<WhoamiResponse> {
     return this.#call("GET", kmsRoutes.whoami, whoamiResponse);
   }
 
+  /** Version and state of the KMS. */
   async status(): Promise<KmsStatusResponse> {
     return this.#call("GET", kmsRoutes.status, kmsStatusResponse);
   }

@@ -17,6 +17,7 @@ import type { NotRevoked, RevocationStore } from "#pki/revocation.ts";
  * finite-field ones are RFC 7919's: safe primes with generator 2 that everyone can check, which is why no parameters are made up.
  */
 export const linkGroups = ["X25519MLKEM768", "X25519", "ffdhe3072", "ffdhe2048"] as const;
+/** One of {@link linkGroups}. */
 export type LinkGroup = (typeof linkGroups)[number];
 
 /** What a link needs of an enrolled party; `EnrolledIdentity` has it all. */
@@ -27,25 +28,33 @@ export interface LinkParty {
   credential(role: Role): Credential;
 }
 
+/** Whom to dial, and how. */
 export interface DialOptions {
+  /** Who dials: its credential of the client role is shown. */
   readonly self: LinkParty;
   /** Identity URI of the agent that must answer. */
   readonly uri: string;
   /** Where it listens: a TCP address, or a function that opens any other duplex stream to it, once per handshake. */
   readonly to: { readonly host: string; readonly port: number } | (() => Duplex | Promise<Duplex>);
+  /** The one key exchange that is offered; X25519MLKEM768 where none is named. */
   readonly group?: LinkGroup;
   readonly clock: Clock;
   /** Messages after which this end wants new keys, where fewer than {@link rekeyLimits} are wanted. */
   readonly rekeyAfterMessages?: number;
 }
 
+/** Where links are answered, and what becomes of them. */
 export interface ListenOptions {
+  /** Who answers: its credential of the server role is shown. */
   readonly self: LinkParty;
   readonly clock: Clock;
+  /** As {@link DialOptions.rekeyAfterMessages}. */
   readonly rekeyAfterMessages?: number;
+  /** Address to listen on; 127.0.0.1 where none is named. */
   readonly host?: string;
   /** 0 for any free one. */
   readonly port?: number;
+  /** Key exchanges that are taken; X25519MLKEM768 alone where none are named. */
   readonly groups?: readonly LinkGroup[];
   /** Gets each link that passed every check. Whether this peer is welcome is for the caller to decide, by `link.peer`. */
   readonly onLink: (link: Link) => void;
@@ -78,6 +87,7 @@ interface Verified {
 export class Link {
   /** Who is at the other end. */
   readonly peer: Identity;
+  /** Whether this end has dialled. */
   readonly initiator: boolean;
   /** The key exchange that was used; known to the dialler, which offers just one (OpenSSL tells a server nothing of it). */
   readonly group: LinkGroup | undefined;
@@ -240,6 +250,7 @@ export class Link {
     return this.#redial();
   }
 
+  /** Ends the link; the other end is told by the end of the connection. */
   close(): void {
     this.#reason ??= new SignetError("link-closed", `The link to ${this.peer.uri} was closed.`);
     this.#socket.end();
@@ -307,6 +318,7 @@ export class LinkListener {
     });
   }
 
+  /** Listens, and resolves when it does. @throws SignetError port-taken, state-conflict (no certificate of the server role) */
   static async listen(options: ListenOptions): Promise<LinkListener> {
     const listener = new LinkListener(options);
     listener.#server.listen(options.port ?? 0, options.host ?? "127.0.0.1");
@@ -318,6 +330,7 @@ export class LinkListener {
     return listener;
   }
 
+  /** The port that it listens on. */
   get port(): number {
     return (this.#server.address() as AddressInfo).port;
   }

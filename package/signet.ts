@@ -2,13 +2,13 @@
  * `signet`: the SDK of an agent. It enrols at a CA, gets keys from the KMS over mutual TLS, seals messages to groups and holds links to
  * other agents. Every refusal is a {@link SignetError} with a stable `code`. Importing it starts nothing.
  *
- * An operator hands over what `data/signet.json` holds (addresses and the root's fingerprint) and a one-time token: `npx signet ca token alice`.
+ * An operator hands over what `signet.json` in the data directory holds (addresses and the root's fingerprint) and a one-time token: `npx signet ca token alice`.
  *
  * @example
  * import { readFileSync } from "node:fs";
  * import { Agent, SignetError } from "signet";
  *
- * const { ca, kms } = JSON.parse(readFileSync("data/signet.json", "utf8"));
+ * const { ca, kms } = JSON.parse(readFileSync(`${process.env["SIGNET_DATA"] ?? "data"}/signet.json`, "utf8"));
  * const alice = await Agent.enroll({
  *   caUrl: ca.enrolmentUrl,
  *   rootFingerprint: ca.rootFingerprint,

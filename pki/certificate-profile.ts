@@ -8,15 +8,19 @@ import { oid } from "./oids.ts";
 import { isValidatedPath } from "./path-validation.ts";
 import type { ValidatedPath } from "./path-validation.ts";
 
+/** What an identity is: an agent holds keys, an operator enrols and revokes, a service is the CA or the KMS. */
 export type IdentityKind = "agent" | "operator" | "service";
 /** `client`: extendedKeyUsage clientAuth alone; `server`: serverAuth alone. */
 export type Role = "client" | "server";
 
+/** A SPIFFE URI and its parts; what stands as the only URI in every certificate of a party. */
 export interface Identity {
   /** `spiffe://<trust domain>/<kind>/<name>` */
   readonly uri: string;
+  /** Two DNS labels or more, lower case. */
   readonly trustDomain: string;
   readonly kind: IdentityKind;
+  /** 1 to 63 of a-z, 0-9 and -. */
   readonly name: string;
 }
 

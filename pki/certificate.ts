@@ -30,9 +30,11 @@ const certificateOctetsLimit = 1 << 20;
 
 /** A certificate whose encoding has been checked whole. Nothing is said of its signature or validity: that is path-validation.ts. */
 export class Certificate {
+  /** The whole certificate. */
   readonly der: Uint8Array;
   /** tbsCertificate: the bytes that are signed. */
   readonly tbs: Uint8Array;
+  /** Octets of signatureValue. */
   readonly signature: Uint8Array;
   readonly signatureAlgorithm: SignatureAlgorithm;
   /** 1, 2 or 3. */
@@ -186,10 +188,12 @@ export class Certificate {
     return signed;
   }
 
+  /** Whether both are the same octets. */
   equals(other: Certificate): boolean {
     return this === other || asBuffer(this.der).equals(other.der);
   }
 
+  /** One CERTIFICATE block in lines of 64 characters (RFC 7468). */
   toPem(): string {
     return pemEncode("CERTIFICATE", this.der);
   }

@@ -6,6 +6,7 @@ export interface Clock {
   monotonicMilliseconds(): number;
 }
 
+/** The machine's own. */
 export const systemClock: Clock = {
   now: () => new Date(),
   monotonicMilliseconds: () => performance.now(),

@@ -35,8 +35,10 @@ export const reasonCodes = [
   "privilegeWithdrawn",
   "aACompromise",
 ] as const;
+/** CRLReason by its name in RFC 5280 section 5.3.1. */
 export type ReasonCode = Exclude<(typeof reasonCodes)[number], undefined>;
 
+/** One certificate on a CRL. */
 export interface RevokedEntry {
   /** Hex, as `Certificate.serialNumber`. */
   readonly serialNumber: string;
@@ -67,7 +69,9 @@ export class PackedRevocations {
   }
 }
 
+/** What a CRL is to say. */
 export interface CrlContent {
+  /** Its name and subjectKeyIdentifier go into the CRL. */
   readonly issuer: Certificate;
   readonly thisUpdate: Date;
   readonly nextUpdate: Date;
@@ -76,6 +80,7 @@ export interface CrlContent {
   readonly baseCrlNumber?: bigint;
   /** Where a base CRL says its delta is. */
   readonly freshestCrl?: string;
+  /** Critical: what the CRL covers, and (fullName) the URI of the certificates' distribution point. */
   readonly issuingDistributionPoint: { readonly fullName?: string; readonly only: "user" | "ca" };
   readonly entries: Iterable<RevokedEntry> | PackedRevocations;
   /** DER of the AlgorithmIdentifier that the signer will use. */
@@ -87,7 +92,7 @@ export function crlToBeSigned(content: CrlContent): Uint8Array {
   return writerFor(content).write(content.entries);
 }
 
-/** DER of a CertificateList, signed. A long list is never copied: what frames it is written around it. */
+/** DER of a CertificateList, signed. A long list is never copied: what frames it is written around it. @throws SignetError profile-violation (the issuer has no subjectKeyIdentifier) */
 export async function buildCrl(content: Omit<CrlContent, "signatureAlgorithm">, signer: Pick<Signer, "signatureAlgorithm" | "sign">): Promise<Uint8Array> {
   const { signatureAlgorithm } = signer;
   const writer = writerFor({ ...content, signatureAlgorithm });

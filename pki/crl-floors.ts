@@ -7,6 +7,7 @@ import { SignetError } from "./errors.ts";
 export interface CrlFloor {
   readonly crlNumber: bigint;
   readonly thisUpdate: Date;
+  /** 64 hexadecimal digits. */
   readonly digest: string;
 }
 

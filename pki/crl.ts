@@ -206,6 +206,7 @@ export class CertificateRevocationList {
     if (!this.isSignedBy(issuer.subjectPublicKeyInfo)) throw new SignetError("crl-signature-invalid", "The CRL is not signed by its issuer.");
   }
 
+  /** One X509 CRL block in lines of 64 characters (RFC 7468). */
   toPem(): string {
     return pemEncode("X509 CRL", this.der);
   }

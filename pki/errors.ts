@@ -97,7 +97,9 @@ export const errorTable = {
   "timed-out": { status: 504, exit: 2, retryable: true, rule: "no answer within the time limit" },
 } as const satisfies Record<string, { status: number; exit: 1 | 2 | 3 | 4 | 5; retryable: boolean; rule: string }>;
 
+/** Stable name of a refusal: a row of {@link errorTable}. */
 export type ErrorCode = keyof typeof errorTable;
+/** Data of a refusal, by name; never a secret. `next` is what to type next. */
 export type ErrorDetails = Readonly<Record<string, string | number | boolean>>;
 
 /** A refusal: the code decides status, exit code and meaning; the message is one line for people; details carry its data, never a secret. */
@@ -112,19 +114,23 @@ export class SignetError extends Error {
     this.details = options.details ?? {};
   }
 
+  /** HTTP status. */
   get status(): number {
     return errorTable[this.code].status;
   }
 
+  /** Exit code of the command line: 1 usage or local, 2 remote or TLS, 3 not found, 4 denied, 5 verification failed or revoked. */
   get exitCode(): 1 | 2 | 3 | 4 | 5 {
     return errorTable[this.code].exit;
   }
 
+  /** Whether the same request may succeed later. */
   get retryable(): boolean {
     return errorTable[this.code].retryable;
   }
 }
 
+/** Whether a value, such as the `code` of a problem document, is a code of Signet. */
 export function isErrorCode(value: unknown): value is ErrorCode {
   return typeof value === "string" && Object.hasOwn(errorTable, value);
 }

@@ -170,6 +170,7 @@ export class EnrolledIdentity {
     }
   }
 
+  /** Enrolment listener of the CA. */
   get caUrl(): string {
     return this.#settings.caUrl;
   }
@@ -179,6 +180,7 @@ export class EnrolledIdentity {
     return this.#client;
   }
 
+  /** Whether there is a certificate of the role. */
   hasRole(role: Role): boolean {
     return this.#credentials.has(role);
   }
@@ -206,6 +208,7 @@ export class EnrolledIdentity {
     return certificate === undefined || isInLastThird(certificate, this.#clock.now());
   }
 
+  /** Whether the certificate of a role has expired. */
   isExpired(role: Role): boolean {
     const [certificate] = this.credential(role).chain;
     return certificate === undefined || certificate.notAfter < this.#clock.now();
@@ -225,6 +228,7 @@ export class EnrolledIdentity {
     for (const listener of this.#renewed) listener(role);
   }
 
+  /** Is told of each renewed role. Returns how to stop that. */
   onRenewal(listener: (role: Role) => void): () => void {
     this.#renewed.add(listener);
     return () => this.#renewed.delete(listener);
@@ -261,6 +265,7 @@ export class EnrolledIdentity {
     this.#refresher.start();
   }
 
+  /** Ends the refresh and every connection to the CA. */
   stop(): void {
     this.#refresher.stop();
     this.#client.close();

@@ -22,6 +22,7 @@ export const keyPurposes = {
   timeStamping: { oid: oid.timeStamping, keyUsage: ["digitalSignature", "nonRepudiation"] },
   OCSPSigning: { oid: oid.ocspSigning, keyUsage: ["digitalSignature", "nonRepudiation"] },
 } as const satisfies Record<string, { oid: string; keyUsage: readonly KeyUsageBit[] }>;
+/** A purpose by its name in RFC 5280 section 4.2.1.12. */
 export type AnyKeyPurpose = keyof typeof keyPurposes;
 
 /** Inputs of RFC 5280 section 6.1.1 (c) to (g). */

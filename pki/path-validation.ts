@@ -24,9 +24,11 @@ export class ValidatedPath {
   readonly #brand = true;
   /** End entity first, trust anchor last. */
   readonly chain: readonly Certificate[];
+  /** The time that it was validated for. */
   readonly at: Date;
   readonly purpose: PathPurpose;
 
+  /** @internal */
   constructor(key: symbol, chain: readonly Certificate[], at: Date, purpose: PathPurpose) {
     if (key !== construction) throw new SignetError("internal", "A ValidatedPath comes from validatePath alone.");
     this.chain = Object.freeze([...chain]);
@@ -48,6 +50,7 @@ export class ValidatedPath {
   }
 }
 
+/** Whether a value is a ValidatedPath that `validatePath` made. */
 export function isValidatedPath(value: unknown): value is ValidatedPath {
   return ValidatedPath.isValidatedPath(value);
 }

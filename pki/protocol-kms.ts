@@ -19,13 +19,16 @@ export const kmsRoutes = {
 } as const;
 
 export const keyActions = ["rotate", "revoke", "destroy", "encrypt", "decrypt"] as const;
+/** What can be done with a key. */
 export type KeyAction = (typeof keyActions)[number];
 
 /** What a key may be used for. The server itself speaks AES-256-GCM only; the CBC form is opened by agents, under a key that allows it. */
 export const keyAlgorithms = ["AES-256-GCM", "AES-256-CBC-PKCS7"] as const;
+/** One of {@link keyAlgorithms}. */
 export type KeyAlgorithm = (typeof keyAlgorithms)[number];
 
 export const keyRevocationReasons = ["keyCompromise", "superseded", "cessationOfOperation", "privilegeWithdrawn", "affiliationChanged", "unspecified"] as const;
+/** Why a key is revoked. */
 export type KeyRevocationReason = (typeof keyRevocationReasons)[number];
 
 /** Strings that the ciphertext is bound to (authenticated, not encrypted): at most 32 entries, names of 1 to 128 characters, values of at most 1024. */
@@ -129,14 +132,20 @@ export type CreateKeyRequest = z.input<typeof createKeyRequest>;
 export type ImportKeyRequest = z.input<typeof importKeyRequest>;
 export type ChangeKeyRequest = z.input<typeof changeKeyRequest>;
 export type RevokeKeyRequest = z.input<typeof revokeKeyRequest>;
+/** A key without its material: name, id, owner and readers (identity URIs), algorithms, latest version and its state, and `etag` for a change. */
 export type KeyDescription = z.output<typeof keyDescription>;
 export type KeyVersionDescription = z.output<typeof keyVersionDescription>;
+/** A page of keys; `nextCursor` where there are more. */
 export type KeyListResponse = z.output<typeof keyListResponse>;
+/** A page of versions; `nextCursor` where there are more. */
 export type KeyVersionListResponse = z.output<typeof keyVersionListResponse>;
 export type RevokeKeyResponse = z.output<typeof revokeKeyResponse>;
 export type DestroyKeyResponse = z.output<typeof destroyKeyResponse>;
 export type EncryptResponse = z.output<typeof encryptResponse>;
 export type DecryptResponse = z.output<typeof decryptResponse>;
+/** Whom the KMS takes its caller for, and by which certificate. */
 export type WhoamiResponse = z.output<typeof whoamiResponse>;
+/** State of the KMS. */
 export type KmsStatusResponse = z.output<typeof kmsStatusResponse>;
+/** A page of the audit log; `nextCursor` where there are more. */
 export type AuditEntriesResponse = z.output<typeof auditEntriesResponse>;

@@ -29,6 +29,7 @@ export class NotRevoked {
   readonly #standing: Standing;
   readonly path: ValidatedPath;
 
+  /** @internal */
   constructor(key: symbol, path: ValidatedPath, standing: Standing) {
     if (key !== construction) throw new SignetError("internal", "A NotRevoked comes from RevocationStore.check alone.");
     this.path = path;
@@ -41,6 +42,7 @@ export class NotRevoked {
     return typeof value === "object" && value !== null && #standing in value;
   }
 
+  /** The first of the CRLs' nextUpdate and the certificates' notAfter. */
   get validUntil(): Date {
     return new Date(this.#standing.validUntil);
   }
@@ -67,6 +69,7 @@ interface HeldCrl {
  */
 export type CrlOrigin = "authority" | "elsewhere";
 
+/** A CRL that is in force. */
 export interface AcceptedCrl {
   readonly scope: string;
   readonly crlNumber: bigint;
@@ -74,6 +77,7 @@ export interface AcceptedCrl {
   readonly added: readonly CertificateId[];
 }
 
+/** A CRL that is held, for people and monitors. */
 export interface CrlStatus {
   readonly scope: string;
   readonly issuer: string;
@@ -85,8 +89,10 @@ export interface CrlStatus {
   readonly ageMilliseconds: number;
 }
 
+/** What a store rests on. */
 export interface RevocationStoreOptions {
   readonly trustAnchors: readonly Certificate[];
+  /** What each scope's next CRL must rise above: {@link fileFloors} outlive a restart, {@link memoryFloors} do not. */
   readonly floors: CrlFloors;
   readonly clock: Clock;
   /** Longest that a CRL counts without an authenticated refresh. */
@@ -232,6 +238,7 @@ export class RevocationStore {
     return () => this.#listeners.delete(listener);
   }
 
+  /** The CRLs in force. */
   status(): CrlStatus[] {
     const monotonic = this.#options.clock.monotonicMilliseconds();
     return [...this.#held.values()].flat().map(({ scope, crl, refreshedAt }) => ({

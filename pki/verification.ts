@@ -25,6 +25,7 @@ export interface VerificationRequest {
   readonly trust: readonly Uint8Array[];
   /** Certificates that may lie between, in any order; CRL issuers are looked for here as well. */
   readonly intermediates: readonly Uint8Array[];
+  /** In any order; deltas and indirect CRLs count too. */
   readonly crls: readonly Uint8Array[];
   /** The certificate in question. */
   readonly leaf: Uint8Array;

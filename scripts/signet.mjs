@@ -6,6 +6,8 @@ import { fileURLToPath } from "node:url";
 import { requireInstalled, runInForeground } from "./runtime.mjs";
 
 requireInstalled();
+const argv = process.argv.slice(2);
 const source = new URL("./signet.ts", import.meta.url);
 const program = existsSync(source) ? source : new URL("../dist/scripts/signet.js", import.meta.url);
-runInForeground([fileURLToPath(program), ...process.argv.slice(2)]);
+// `signet node FILE`: a program of the user's own, on a machine whose own Node is too old for it.
+runInForeground(argv[0] === "node" ? argv.slice(1) : [fileURLToPath(program), ...argv]);

@@ -17,7 +17,7 @@ export function defineSignet(definition: Definition): void {
   program
     .description("A private certificate authority and key-management service over mutual TLS.")
     .version(version)
-    .addHelpText("after", "\nExit codes: 0 done, 1 usage or local, 2 remote or TLS, 3 not found, 4 denied, 5 verification failed or revoked.\n\nExample:\n  $ npx signet start\n  $ npx signet ca token alice | npx signet agent enroll alice --token-file -");
+    .addHelpText("after", "\n`npx signet node FILE [ARGUMENT...]` runs a program of yours under the Node that Signet brings.\n\nExit codes: 0 done, 1 usage or local, 2 remote or TLS, 3 not found, 4 denied, 5 verification failed or revoked.\n\nExample:\n  $ npx signet start\n  $ npx signet ca token alice | npx signet agent enroll alice --token-file -");
   const start = definition.command(program, "start", "run the CA and the KMS in the foreground; on an empty data directory, make them first", "npx signet start\nnpx signet start --data /var/lib/signet --trust-domain example.internal");
   definition.handle(addKmsOptions(addCaOptions(start)), serveBoth);
   defineCaCommands(definition);

@@ -29,7 +29,7 @@ import { readFileSync } from "node:fs";
 import { setTimeout } from "node:timers/promises";
 import { Agent, SignetError, type ErrorCode } from "signet";
 
-const { kms } = JSON.parse(readFileSync("data/signet.json", "utf8"));
+const { kms } = JSON.parse(readFileSync((process.env["SIGNET_DATA"] ?? "data") + "/signet.json", "utf8"));
 const alice = await Agent.open("alice", { kmsUrl: kms.url });
 
 async function refusal(key: string): Promise<ErrorCode | undefined> {
@@ -116,7 +116,7 @@ export { version, code };
 
   it("runs the example of the SDK: an agent enrols, makes a key and gets it, and is refused another by code", async () => {
     writeFileSync(path.join(project, "orders.mjs"), exampleOf("signet"));
-    expect(await shell(`signet ca token alice | "${process.execPath}" orders.mjs`)).toBe("orders, version 1: 32 octets\nnot-permitted\n");
+    expect(await shell("npx signet ca token alice | npx signet node orders.mjs")).toBe("orders, version 1: 32 octets\nnot-permitted\n");
   });
 
   it("refuses the agent its key once it is revoked, and says so by code, in a program in TypeScript", async () => {
