@@ -6,6 +6,7 @@ import express, { type Express, type NextFunction, type Request, type RequestHan
 import type { z } from "zod";
 import { SignetError, toProblem } from "./errors.ts";
 import type { Log } from "./log.ts";
+import { endsAfterAnswer } from "./mtls.ts";
 
 export const bodyLimitBytes = 64 * 1024;
 
@@ -86,8 +87,15 @@ export function sendProblem(response: ServerResponse, error: unknown, requestId:
     return;
   }
   const octets = Buffer.from(JSON.stringify(problem));
-  response.writeHead(problem.status, problemHead(octets));
-  response.end(octets);
+  const request = response.req;
+  if (!endsAfterAnswer(request.socket)) {
+    response.writeHead(problem.status, problemHead(octets)).end(octets);
+    return;
+  }
+  // The answer goes out now; it ends, and the connection with it, when the request has been read.
+  response.writeHead(problem.status, { ...problemHead(octets), Connection: "close" }).write(octets);
+  if (request.complete) response.end();
+  else request.once("close", () => response.end()).resume();
 }
 
 function causeOf(error: SignetError): string | undefined {

@@ -1,5 +1,6 @@
 import { constants, type KeyObject } from "node:crypto";
 import https from "node:https";
+import type { Socket } from "node:net";
 import tls, { type DetailedPeerCertificate, type TLSSocket } from "node:tls";
 import { Certificate, certificateIdKey } from "./certificate.ts";
 import { checkProfile, checkServerName, type Identity } from "./certificate-profile.ts";
@@ -21,6 +22,8 @@ const signatureSchemes = "ecdsa_secp256r1_sha256:ecdsa_secp384r1_sha384:ed25519:
 /** Longest chain that is read from a peer. */
 const chainLimit = 8;
 const handshakeMilliseconds = 10_000;
+/** How long a refused caller may go on sending what it had begun to. */
+const lingeringMilliseconds = 2_000;
 
 /** A private key and its certificate with the issuing CAs, end entity first, without the root. */
 export interface Credential {
@@ -147,8 +150,7 @@ export class PeerSessions {
       admission.proof = admission.proof === undefined ? revocation.check(admission.path) : revocation.recheck(admission.proof);
       return new AuthenticatedPeer(construction, admission.identity, admission.proof);
     } catch (error) {
-      // A refusal that will stand ends the connection, once the answer that says why has been written.
-      if (!(error instanceof SignetError && error.retryable)) setImmediate(() => socket.destroySoon());
+      if (!(error instanceof SignetError && error.retryable)) endAndReadOn(socket);
       throw error;
     }
   }
@@ -182,6 +184,26 @@ export class PeerSessions {
       return { refusal: error instanceof SignetError ? error : new SignetError("internal", "The certificate could not be checked.", { cause: error }) };
     }
   }
+}
+
+/**
+ * Ends a connection for its peer, and takes what that still sends for a while: closing one with octets unread is a reset, which overtakes the
+ * answer and leaves the peer without the reason (RFC 9112 section 9.6).
+ */
+function endAndReadOn(socket: TLSSocket): void {
+  if (socket.destroyed || ending.has(socket)) return;
+  ending.add(socket);
+  const limit = setTimeout(() => socket.destroy(), lingeringMilliseconds);
+  socket.once("close", () => clearTimeout(limit));
+  // Once the answer that says why has been written.
+  setImmediate(() => socket.end());
+}
+
+const ending = new WeakSet<Socket>();
+
+/** Whether a connection ends after the answer that is due on it, since its caller was refused for good. */
+export function endsAfterAnswer(socket: Socket): boolean {
+  return ending.has(socket);
 }
 
 export interface ConnectOptions {

@@ -240,12 +240,7 @@ describe("revocation", () => {
     expect(crl.crlNumber).toBeGreaterThanOrEqual(BigInt(answer.crlNumber));
     for (const serial of answer.revoked) expect(crl.find(serial)?.reason).toBe("privilegeWithdrawn");
     await expect(bob.call("GET", caRoutes.crls)).rejects.toMatchObject({ code: expect.stringMatching(/^(tls-refused|certificate-revoked)$/) });
-    // A refusal ends its connection, and can be lost where that overtakes the body that is still being sent: then it is asked for again.
-    let code = "tls-refused";
-    for (let attempt = 0; attempt < 20 && code === "tls-refused"; attempt += 1) {
-      code = await bob.call("POST", estRoutes.simplereenroll, await csrBody(), { "content-type": estMediaTypes.request }).then(() => "served", (error: { code: string }) => error.code);
-    }
-    expect(code).toBe("certificate-revoked");
+    await expect(bob.call("POST", estRoutes.simplereenroll, await csrBody(), { "content-type": estMediaTypes.request })).rejects.toMatchObject({ code: "certificate-revoked" });
     const client = await stranger();
     await expect(client.simpleenroll("bob", token, await csr())).rejects.toMatchObject({ code: "token-invalid" });
     client.close();

@@ -143,6 +143,15 @@ describe("who is let in", () => {
   });
 });
 
+test("a refused caller hears why however much of its body is still on its way, and that the connection ends", async () => {
+  const rita = await kms.enrol("rita-of-the-body");
+  await kms.revoke(rita);
+  for (const path of ["/v1/keys", "/v1/keys/group/versions/1/material"]) {
+    const answer = await rita.sendInTwo(path === "/v1/keys" ? "POST" : "GET", path, Buffer.alloc(60_000, 0x20));
+    expect(answer).toMatchObject({ status: 403, headers: { connection: "close" }, json: { code: "certificate-revoked" } });
+  }
+});
+
 describe("names and routes", () => {
   const raw = ["Group", "GROUP", "gro%75p", "group%00", "group%2f..%2fgroup", "..", ".", "__proto__", "grоup", "-group", "", "a".repeat(64)];
   test.each(raw)("a name has one spelling: %j names no key", async (name) => {

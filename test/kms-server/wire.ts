@@ -33,6 +33,8 @@ export interface Party {
   request(method: string, path: string, body?: unknown, headers?: Record<string, string>): Promise<Answer>;
   /** The same on a connection of its own, with the path as it stands and the body as octets: what a client library would not send. */
   raw(method: string, path: string, body?: string | Uint8Array, headers?: Record<string, string>): Promise<Answer>;
+  /** The head of a request, and the body only once the answer has come; resolves when the server has ended the connection. */
+  sendInTwo(method: string, path: string, body: Uint8Array): Promise<Answer>;
   /** Asks for this and is gone before the answer. */
   hangUp(path: string): Promise<void>;
 }
@@ -100,6 +102,12 @@ export async function startTestKms(options: { crls?: boolean } = {}) {
         const fields = { Host: "localhost", Connection: "close", "Content-Length": String(content.length), ...headers };
         const head = `${method} ${path} HTTP/1.1\r\n${Object.entries(fields).map(([name, value]) => `${name}: ${value}\r\n`).join("")}\r\n`;
         socket.write(Buffer.concat([Buffer.from(head, "utf8"), content]));
+        return parseAnswer(await buffer(socket));
+      },
+      sendInTwo: async (method, path, body) => {
+        const socket = connect({ ...tls });
+        socket.write(`${method} ${path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n`);
+        socket.once("data", () => socket.write(body));
         return parseAnswer(await buffer(socket));
       },
       hangUp: async (path) => {

@@ -104,7 +104,10 @@ test("what fits is served, and says that nobody may keep it", async () => {
 test("an outage goes to the log by its code, a defect with its stack", () => {
   const lines: string[] = [];
   const log = pino({}, { write: (line: string) => void lines.push(line) });
-  const response = () => ({ headersSent: false, writeHead: () => {}, end: () => {} }) as unknown as ServerResponse;
+  const response = () => {
+    const recorder = { headersSent: false, req: { socket: {} }, writeHead: () => recorder, end: () => {} };
+    return recorder as unknown as ServerResponse;
+  };
   sendProblem(response(), new SignetError("crl-stale", "The CRL ended."), "1", log);
   sendProblem(response(), new TypeError("inner"), "2", log);
   sendProblem(response(), new SignetError("not-permitted", "Not you."), "3", log);

@@ -189,6 +189,23 @@ test("a CRL that revokes a caller cuts its connections, and nobody else's", asyn
   expect(await get(ofBob)).toContain("/agent/bob");
 });
 
+test("a refused caller may send its body to the end: the server reads it before the connection is gone, so that the answer is not lost in a reset", async () => {
+  const { port, known, sockets } = await serve();
+  known.revoke(entryOf(alice));
+  const socket = await connectRaw(port);
+  const [failures, body]: [Error[], Buffer] = [[], Buffer.alloc(60_000)];
+  socket.on("error", (error) => failures.push(error));
+  const closed = closeOf(socket);
+  socket.write(`POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${body.length}\r\n\r\n`);
+  expect(String((await once(socket, "data"))[0])).toContain('"code":"certificate-revoked"');
+  const [served] = sockets as [TLSSocket];
+  expect(served.destroyed).toBe(false);
+  socket.end(body);
+  await closed;
+  expect(failures).toEqual([]);
+  expect(served.bytesRead).toBeGreaterThan(body.length);
+});
+
 test("a revoked caller that connects anew is told so at its first request, and its connection is closed", async () => {
   const { port, known } = await serve();
   known.revoke(entryOf(alice));
