@@ -8,6 +8,7 @@ import type { KeyType } from "#pki/keys.ts";
 import { alpn, MutualAgent } from "#pki/mtls.ts";
 import type { KeyDescription } from "#pki/protocol-kms.ts";
 import { Group } from "./group.ts";
+import { openKeyEnvelope } from "./key-envelope.ts";
 import { KmsClient, type GroupKey, type NewKey } from "./kms-client.ts";
 import { Link, LinkListener, type DialOptions, type ListenOptions } from "./link.ts";
 
@@ -122,6 +123,14 @@ export class Agent {
   /** The key's material, confirmed by the KMS in this very call. @throws SignetError not-permitted, state-conflict */
   requestKey(name: string, version: number | "latest" = "latest"): Promise<GroupKey> {
     return this.kms.material(name, version);
+  }
+
+  /**
+   * The same, sealed to this agent's RSA key and signed by the KMS, for a path on which TLS ends before the KMS.
+   * @throws SignetError not-acceptable where this agent has no RSA key, not-permitted, state-conflict, and as {@link openKeyEnvelope}
+   */
+  async requestSealedKey(name: string, version: number | "latest" = "latest"): Promise<GroupKey> {
+    return openKeyEnvelope(await this.kms.keyEnvelope(name, version), this.#enrolled, this.#clock, { name, version });
   }
 
   /** The group that shares a key of the KMS. One object a name, since it is what remembers the messages that were accepted. */

@@ -11,6 +11,7 @@ import {
   dryRunResponse,
   encryptResponse,
   keyDescription,
+  keyEnvelopeMediaType,
   keyListResponse,
   keyNamePattern,
   keyVersionListResponse,
@@ -166,6 +167,17 @@ export class KmsClient {
       this.#materials.set(path, { etag, key });
     }
     return key;
+  }
+
+  /**
+   * A version's material as an envelope: a compact JWE to the RSA key of the caller's certificate around a JWS by the KMS, which `openKeyEnvelope` opens.
+   * It stays sealed on its way through whatever stands between the KMS and its reader.
+   * @throws SignetError not-acceptable where the caller's key is no RSA key; not-permitted, state-conflict
+   */
+  async keyEnvelope(name: string, version: number | "latest" = "latest"): Promise<Uint8Array> {
+    const answer = await this.#send("GET", kmsRoutes.material(segment(name), version), { headers: { accept: keyEnvelopeMediaType } });
+    if (answer.headers["content-type"] !== keyEnvelopeMediaType) throw new SignetError("remote-malformed", "The KMS's answer is not an envelope.");
+    return answer.body;
   }
 
   /** Encrypts at the KMS with AES-256-GCM under the latest version; the result names its key and version. `context` must be given again to decrypt. */

@@ -2,22 +2,28 @@ import { randomUUID } from "node:crypto";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { TLSSocket } from "node:tls";
 import type { Request } from "express";
+import { identityUri } from "#pki/certificate-profile.ts";
+import type { Clock } from "#pki/clock.ts";
 import { SignetError } from "#pki/errors.ts";
 import { createApplication, type Handler, jsonBody, octetsOf, parse, requestIdHeader, requestIdOf, type Routes, sendJson, sendProblem } from "#pki/http-server.ts";
 import type { Log } from "#pki/log.ts";
-import type { AuthenticatedPeer, PeerSessions } from "#pki/mtls.ts";
+import type { AuthenticatedPeer, Credential, PeerSessions } from "#pki/mtls.ts";
 import {
   changeKeyRequest, createKeyRequest, decryptRequest, destroyKeyRequest, encryptRequest, idempotencyKeyPattern, importKeyRequest, type KeyAction,
-  keyActions, keyNamePattern, kmsRoutes, type KmsStatusResponse, materialHeaders, revokeKeyRequest, rotateKeyRequest, type WhoamiResponse,
+  keyActions, keyEnvelopeMediaType, keyNamePattern, kmsRoutes, type KmsStatusResponse, materialHeaders, revokeKeyRequest, rotateKeyRequest, type WhoamiResponse,
 } from "#pki/protocol-kms.ts";
 import { summaryRows, type KmsSummary } from "#pki/protocol-summary.ts";
 import type { RevocationStore } from "#pki/revocation.ts";
+import { requireEnvelopeRecipient, sealKeyEnvelope } from "./key-envelope.ts";
 import type { KeyCall, KeyService } from "./key-service.ts";
 
 export interface KmsHttpParts {
   readonly service: KeyService;
   readonly sessions: Pick<PeerSessions, "peer" | "connected">;
   readonly revocation: Pick<RevocationStore, "waitingFor" | "status">;
+  /** Key and chain of the KMS's server certificate, which signs envelopes; asked each time, so that a renewal takes effect. */
+  readonly credential: () => Credential;
+  readonly clock: Clock;
   readonly log: Log;
 }
 
@@ -42,7 +48,8 @@ export function kmsListener(parts: KmsHttpParts): (request: IncomingMessage, res
     }
     const requestId = randomUUID();
     const [, name = "", version = ""] = path;
-    void sendMaterial(parts, request, response, requestId, name, version === "latest" ? version : Number(version)).catch((error: unknown) => {
+    const send = asksForEnvelope(request) ? sendEnvelope : sendMaterial;
+    void send(parts, request, response, requestId, name, version === "latest" ? version : Number(version)).catch((error: unknown) => {
       response.setHeader("Cache-Control", "no-store").setHeader(requestIdHeader, requestId);
       sendProblem(response, error, requestId, parts.log);
     });
@@ -52,7 +59,7 @@ export function kmsListener(parts: KmsHttpParts): (request: IncomingMessage, res
 async function sendMaterial(parts: KmsHttpParts, request: IncomingMessage, response: ServerResponse, requestId: string, name: string, version: number | "latest"): Promise<void> {
   const call = { peer: peerOf(parts, request), requestId };
   await parts.service.distribute(call, name, version, request.headers["if-none-match"], ({ keyId, version, state, etag, material }) => {
-    const headers = { "Cache-Control": "no-store", [requestIdHeader]: call.requestId, ETag: etag, [materialHeaders.keyId]: keyId, [materialHeaders.version]: version, [materialHeaders.state]: state };
+    const headers = { "Cache-Control": "no-store", Vary: "Accept", [requestIdHeader]: call.requestId, ETag: etag, [materialHeaders.keyId]: keyId, [materialHeaders.version]: version, [materialHeaders.state]: state };
     if (material === undefined) {
       response.writeHead(304, headers);
       response.end();
@@ -67,6 +74,33 @@ async function sendMaterial(parts: KmsHttpParts, request: IncomingMessage, respo
     response.writeHead(200, { ...headers, "Content-Type": "application/octet-stream", "Content-Length": material.length });
     response.end(material);
   });
+}
+
+/** The same as an envelope, which is another each time: it has no ETag, and no 304 stands for it. */
+async function sendEnvelope(parts: KmsHttpParts, request: IncomingMessage, response: ServerResponse, requestId: string, name: string, version: number | "latest"): Promise<void> {
+  const call = { peer: peerOf(parts, request), requestId };
+  requireEnvelopeRecipient(call.peer);
+  await parts.service.distribute(call, name, version, undefined, ({ keyId, version, state, algorithms, material }) => {
+    if (material === undefined) throw new SignetError("internal", "A key without its material.");
+    try {
+      if (response.closed || response.destroyed) return;
+      const { identity } = call.peer;
+      const claims = {
+        iss: identityUri(identity.trustDomain, "service", "kms"), aud: identity.uri, iat: Math.floor(parts.clock.now().getTime() / 1000), jti: requestId,
+        name, version, state, algorithms: [...algorithms], jwk: { kty: "oct" as const, kid: `${keyId}.${version}` },
+      };
+      const envelope = sealKeyEnvelope(call.peer, parts.credential(), claims, material);
+      response.writeHead(200, { "Cache-Control": "no-store", Vary: "Accept", [requestIdHeader]: requestId, "Content-Type": keyEnvelopeMediaType, "Content-Length": envelope.length });
+      response.end(envelope);
+    } finally {
+      material.fill(0);
+    }
+  });
+}
+
+/** Whoever names the media type gets an envelope or a refusal, never the octets in its place. */
+function asksForEnvelope({ headers }: IncomingMessage): boolean {
+  return (headers.accept ?? "").split(",").some((range) => range.split(";", 1)[0]?.trim().toLowerCase() === keyEnvelopeMediaType);
 }
 
 function routesOf(parts: KmsHttpParts): Routes {

@@ -10,7 +10,7 @@ import { toLatestRecords, type AuditEvent, type AuditLog } from "#store/audit-lo
 import type { SqlEngine, SqlTransaction } from "#store/engine.ts";
 import { openCiphertext, readCiphertextKey, sealCiphertext } from "./ciphertext.ts";
 import { isPermitted, isPermittedAtLarge, type KeyOperation, notPermitted } from "./key-policy.ts";
-import { requireTransition, requireUse, stateAfter } from "./key-state.ts";
+import { type KeyState, requireTransition, requireUse, stateAfter } from "./key-state.ts";
 import { type KeyRecord, KeyStore, type KeyVersionRecord } from "./key-store.ts";
 import { KeyWrap } from "./key-wrap.ts";
 
@@ -40,7 +40,8 @@ export interface NewKey {
 export interface DistributedKey {
   readonly keyId: string;
   readonly version: number;
-  readonly state: string;
+  readonly state: KeyState;
+  readonly algorithms: readonly KeyAlgorithm[];
   readonly etag: string;
   readonly material?: Uint8Array;
 }
@@ -267,7 +268,7 @@ export class KeyService {
     const record = this.#permitted(caller, "distribute", name);
     const present = pickVersion(record, asked.version);
     requireUse(present.state, "distribute");
-    const key = { keyId: record.id, version: present.version, state: present.state, etag: materialEtag(name, present) };
+    const key = { keyId: record.id, version: present.version, state: present.state, algorithms: record.algorithms, etag: materialEtag(name, present) };
     release(known && key.etag === ifNoneMatch ? key : { ...key, material: this.#unwrap(record, present) });
   }
 

@@ -178,7 +178,7 @@ async function serve(options: Arguments, log: Log): Promise<void> {
     const service = await KeyService.open({ engine, auditLog, unsealKey, recheck: (peer) => sessions.recheck(peer), clock: systemClock, trustDomain: identity.identity.trustDomain });
     cleanup.unshift(() => service.flushDenials());
 
-    const listener = kmsListener({ service, sessions, revocation, log });
+    const listener = kmsListener({ service, sessions, revocation, credential: () => identity.credential("server"), clock: systemClock, log });
     const server = createServer(listening(identity), listener);
     server.on("secureConnection", (socket: TLSSocket) => sessions.admit(socket));
     cleanup.unshift(keepRenewed(identity, server, log));

@@ -58,6 +58,7 @@ export const errorTable = {
   "request-malformed": { status: 400, exit: 1, retryable: false, rule: "the request does not parse" },
   "body-too-large": { status: 413, exit: 1, retryable: false, rule: "64 KiB at most" },
   "unsupported-media-type": { status: 415, exit: 1, retryable: false, rule: "RFC 9110 section 15.5.16" },
+  "not-acceptable": { status: 406, exit: 1, retryable: false, rule: "RFC 9110 section 15.5.7: not in the form that was asked for" },
   "route-not-found": { status: 404, exit: 3, retryable: false, rule: "no such route" },
   "method-not-allowed": { status: 405, exit: 1, retryable: false, rule: "RFC 9110 section 15.5.6" },
   "not-found": { status: 404, exit: 3, retryable: false, rule: "no such thing, said to a caller who may know" },

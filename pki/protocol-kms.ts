@@ -39,6 +39,11 @@ export const idempotencyKeyPattern = /^[\x21-\x7e]{1,128}$/;
 /** Answer headers that go with key material. */
 export const materialHeaders = { keyId: "Signet-Key-Id", version: "Signet-Key-Version", state: "Signet-Key-State" } as const;
 
+/** Media type of a key as an envelope, asked for by Accept: a JWE to the caller around a JWS by the KMS, in compact serialisation. */
+export const keyEnvelopeMediaType = "application/jose";
+/** `cty` of the JWE (RFC 7519 section 5.2), and `typ` of the JWS, which no other token has (RFC 8725 section 3.11). */
+export const keyEnvelopeTypes = { content: "JWT", signed: "signet-key+jwt" } as const;
+
 const keyName = z.string().regex(keyNamePattern);
 
 /** Base64 with padding in its one canonical spelling (RFC 4648 section 4). */
@@ -109,6 +114,23 @@ export const encryptResponse = z.object({ ciphertext: z.string(), version: z.int
 export const decryptResponse = z.object({ plaintext: z.string(), version: z.int().positive() });
 /** Answer to any call with ?dryRun=true that would have been carried out. */
 export const dryRunResponse = z.object({ dryRun: z.literal(true), permitted: z.literal(true) });
+
+/**
+ * What the JWS of an envelope says: `iss` the KMS and `aud` the caller by URI, `iat` in seconds, `jti` the request's id; of the key its name, version, state
+ * and algorithms, and the key itself as JWK (RFC 7517, RFC 7518 section 6.4), whose `kid` is the key's id and version with a dot between.
+ */
+export const keyEnvelopeClaims = z.strictObject({
+  iss: z.string(),
+  aud: z.string(),
+  iat: z.int().nonnegative(),
+  jti: z.string(),
+  name: keyName,
+  version: z.int().positive(),
+  state: keyState,
+  algorithms: z.array(z.enum(keyAlgorithms)),
+  jwk: z.strictObject({ kty: z.literal("oct"), kid: z.string().regex(/^[0-9a-f]{32}\.[1-9]\d{0,8}$/), k: z.string().length(43) }),
+});
+export type KeyEnvelopeClaims = z.output<typeof keyEnvelopeClaims>;
 
 export const whoamiResponse = z.object({
   uri: z.string(),

@@ -185,4 +185,25 @@ export const mutations: readonly Mutation[] = [
     by: "return openAes256Gcm(this.#wrapping, wrapped, bindingOctets({ ...binding, state: \"active\" }));",
     tests: ["test/kms-server/at-rest.test.ts"],
   },
+  {
+    rule: "an envelope's signature is by the KMS",
+    file: "agents/key-envelope.ts",
+    replace: "if (uri !== kms) throw",
+    by: "if (false) throw",
+    tests: ["test/agents/key-envelope.test.ts"],
+  },
+  {
+    rule: "an envelope is for the one who opens it",
+    file: "agents/key-envelope.ts",
+    replace: "if (claims.aud !== audience) throw",
+    by: "if (false) throw",
+    tests: ["test/agents/key-envelope.test.ts"],
+  },
+  {
+    rule: "a JWS is of the algorithm of its key, whatever it says",
+    file: "pki/jose.ts",
+    replace: "if (header.alg !== alg) throw",
+    by: "if (false) throw",
+    tests: ["test/pki/jose.test.ts"],
+  },
 ];

@@ -1,7 +1,10 @@
+import { compactDecrypt, jwtVerify } from "jose";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { SecretKey } from "#pki/keys.ts";
 import { kmsSummary } from "#pki/protocol-summary.ts";
-import { startTestKms, type TestKms } from "./wire.ts";
+import { testKeyPair } from "../support/pki.ts";
+import { trustDomain } from "./fixture.ts";
+import { startTestKms, type Party, type TestKms } from "./wire.ts";
 
 let kms: TestKms;
 beforeAll(async () => {
@@ -38,6 +41,52 @@ test("the octets of a key are zero once they have been sent, or cannot be sent a
   await alice.hangUp("/v1/keys/zeroed/versions/latest/material");
   expect(kms.released.length).toBeGreaterThan(before);
   await expect.poll(() => kms.released.every((material) => material.every((octet) => octet === 0)), { timeout: 30_000 }).toBe(true);
+});
+
+describe("a key as an envelope (Accept: application/jose)", () => {
+  const keys = testKeyPair("rsa-2048");
+  const accept = { Accept: "application/jose" };
+  const path = "/v1/keys/sealed/versions/latest/material";
+  let rosa: Party;
+  beforeAll(async () => {
+    rosa = await kms.enrol("rosa", keys);
+    await kms.parties.alice.request("POST", "/v1/keys", { name: "sealed", spec: "aes-256", distribution: { readers: [rosa.uri] } });
+  });
+
+  test("jose opens and verifies it: a JWE to the caller's certificate around a JWS by the KMS, with the octets that are handed out raw", async () => {
+    const before = kms.released.length;
+    const answer = await rosa.request("GET", path, undefined, { Accept: "application/json;q=0.5, application/JOSE" });
+    expect(answer).toMatchObject({ status: 200, headers: { "content-type": "application/jose", "cache-control": "no-store", vary: "Accept" } });
+    expect(answer.headers.etag).toBeUndefined();
+    const { plaintext, protectedHeader } = await compactDecrypt(answer.octets.toString("latin1"), keys.privateKey);
+    expect(protectedHeader).toMatchObject({ alg: "RSA-OAEP-256", enc: "A256GCM", cty: "JWT" });
+    const { payload, protectedHeader: signed } = await jwtVerify(Buffer.from(plaintext).toString("latin1"), kms.certificate.subjectPublicKeyInfo.keyObject, {
+      audience: rosa.uri, issuer: `spiffe://${trustDomain}/service/kms`, typ: "signet-key+jwt", algorithms: ["ES256"],
+    });
+    expect(signed.x5c?.[0]).toBe(Buffer.from(kms.certificate.der).toString("base64"));
+    const raw = await rosa.request("GET", path);
+    expect(payload).toMatchObject({ name: "sealed", version: 1, state: "active", jwk: { kty: "oct", kid: `${String(raw.headers["signet-key-id"])}.1`, k: raw.octets.toString("base64url") } });
+    expect(Math.abs(Number(payload.iat) - Date.now() / 1000)).toBeLessThan(300);
+    await expect.poll(() => kms.released.slice(before).every((octets) => octets.every((octet) => octet === 0)), { timeout: 30_000 }).toBe(true);
+    const { entries } = (await kms.parties.olga.request("GET", "/v1/audit/entries?limit=200")).json as { entries: { action: string; actor: string; details: { requestId: string } }[] };
+    expect(entries).toContainEqual(expect.objectContaining({ action: "key.distributed", actor: rosa.uri, details: expect.objectContaining({ requestId: payload.jti }) }));
+  });
+
+  test("a caller without an RSA key is told so in place of the octets; without a right to the key, as ever", async () => {
+    const { alice, dave } = kms.parties;
+    const refusal = await alice.request("GET", path, undefined, accept);
+    expect(refusal).toMatchObject({ status: 406, headers: { "content-type": "application/problem+json" }, json: { code: "not-acceptable" } });
+    const stranger = await kms.enrol("sam", testKeyPair("rsa-2048"));
+    expect(await stranger.request("GET", path, undefined, accept)).toMatchObject({ status: 403, json: { code: "not-permitted" } });
+    expect(await dave.request("GET", path, undefined, accept)).toMatchObject({ status: 406 });
+  });
+
+  test("a key is asked about anew each time: no 304 stands for an envelope, and a revoked key gives none", async () => {
+    const raw = await rosa.request("GET", path);
+    expect(await rosa.request("GET", path, undefined, { ...accept, "If-None-Match": String(raw.headers.etag) })).toMatchObject({ status: 200 });
+    await kms.parties.alice.request("POST", "/v1/keys/sealed:revoke", { reason: "keyCompromise" });
+    expect(await rosa.request("GET", path, undefined, accept)).toMatchObject({ status: 409, json: { code: "state-conflict" } });
+  });
 });
 
 test("absent and forbidden look alike, to the octet but for the request's id", async () => {

@@ -15,7 +15,7 @@ import type { RevokedEntry } from "#pki/crl.ts";
 import { SecretKey } from "#pki/keys.ts";
 import { alpn, mutualServerOptions, PeerSessions } from "#pki/mtls.ts";
 import { memoryFloors, RevocationStore } from "#pki/revocation.ts";
-import { testAuthority, type IssuedLeaf, type TestAuthority } from "#test/support/pki.ts";
+import { testAuthority, type IssuedLeaf, type KeyPair, type TestAuthority } from "#test/support/pki.ts";
 import { openKeyService, trustDomain } from "./fixture.ts";
 
 export interface Answer {
@@ -70,8 +70,8 @@ export async function startTestKms(options: { crls?: boolean } = {}) {
       release(key);
     });
   const own = await authority.issue({ kind: "service", role: "server", name: "kms" });
-  const listener = kmsListener({ service: keys.service, sessions, revocation, log });
   const credential = { privateKey: own.privateKey, chain: [own.certificate, authority.issuing] };
+  const listener = kmsListener({ service: keys.service, sessions, revocation, credential: () => credential, clock: systemClock, log });
   const server = createServer(mutualServerOptions({ credential, trustAnchors: [authority.root], alpn: alpn.http }), listener);
   server.on("secureConnection", (socket: TLSSocket) => sessions.admit(socket));
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
@@ -118,8 +118,8 @@ export async function startTestKms(options: { crls?: boolean } = {}) {
       },
     };
   };
-  const enrol = async (name: string, kind: IdentityKind = "agent", role: Role = "client", issuer = authority) =>
-    party(`spiffe://${trustDomain}/${kind}/${name}`, await issuer.issue({ kind, role, name }), issuer);
+  const enrol = async (name: string, kind: IdentityKind = "agent", role: Role = "client", issuer = authority, keys?: KeyPair) =>
+    party(`spiffe://${trustDomain}/${kind}/${name}`, await issuer.issue({ kind, role, name, ...(keys === undefined ? {} : { keys }) }), issuer);
 
   return {
     parties: { alice: await enrol("alice"), bob: await enrol("bob"), dave: await enrol("dave"), olga: await enrol("olga", "operator") },
@@ -129,7 +129,9 @@ export async function startTestKms(options: { crls?: boolean } = {}) {
       serverAsClient: await enrol("kms", "service", "server"),
       agentServerAsClient: await enrol("alice", "agent", "server"),
     },
-    enrol: (name: string) => enrol(name),
+    enrol: (name: string, keys?: KeyPair) => enrol(name, "agent", "client", authority, keys),
+    /** The KMS's own certificate. */
+    certificate: own.certificate,
     publishCrls,
     /** The buffers in which key material was handed to the HTTP layer. */
     released,
