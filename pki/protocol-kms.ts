@@ -50,7 +50,7 @@ const keyName = z.string().regex(keyNamePattern);
 const base64 = z.string().refine((text) => Buffer.from(text, "base64").toString("base64") === text, "not canonical base64");
 
 // Kept by reference: a record schema would drop an entry called __proto__ in silence, and bind less than the caller asked for.
-const encryptionContext = z.custom<EncryptionContext>((value) => {
+export const encryptionContext = z.custom<EncryptionContext>((value) => {
   if (typeof value !== "object" || value === null || Array.isArray(value)) return false;
   const entries = Object.entries(value);
   return entries.length <= 32 && entries.every(([name, text]) => name.length >= 1 && name.length <= 128 && name.isWellFormed() && typeof text === "string" && text.length <= 1024 && text.isWellFormed());

@@ -2,8 +2,9 @@ import { randomBytes } from "node:crypto";
 import { mkdir, open, readdir, rename, rm, rmdir } from "node:fs/promises";
 import path from "node:path";
 import type { Readable } from "node:stream";
+import { pipeline } from "node:stream/promises";
 import { SignetError } from "#pki/errors.ts";
-import { writeFileDurably } from "#pki/durable-file.ts";
+import { syncFolder, temporarySuffix, writeFileDurably } from "#pki/durable-file.ts";
 import { errnoOf, fileError, type Invocation, usageError } from "./program.ts";
 
 /** Octets of input that are read at most: room for a CRL of a million entries. */
@@ -42,6 +43,45 @@ export function writeWhole(file: string, content: Uint8Array | string, mode: 0o6
     writeFileDurably(file, content, mode);
   } catch (error) {
     throw fileError(file, error instanceof SignetError ? error.cause : error);
+  }
+}
+
+/** A file, or stdin for `-`, as a stream of any length. @throws SignetError file-unusable */
+export async function openInput(file: string, invocation: Invocation): Promise<Readable> {
+  if (file === "-") return invocation.terminal.stdin;
+  try {
+    const handle = await open(file, "r");
+    if ((await handle.stat()).isDirectory()) {
+      await handle.close();
+      throw Object.assign(new Error(), { code: "EISDIR" });
+    }
+    return handle.createReadStream({ highWaterMark: 256 * 1024 });
+  } catch (error) {
+    throw fileError(file, error);
+  }
+}
+
+/**
+ * Writes a stream to a file whole or not at all, over an older one if there is one, with mode 0600. The place is prepared before the first octet is asked for.
+ * @returns how many octets
+ * @throws SignetError file-unusable, and whatever ends the stream
+ */
+export async function writeWholeFrom(file: string, content: AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<number> {
+  const temporary = `${file}.${randomBytes(6).toString("hex")}${temporarySuffix}`;
+  let output;
+  try {
+    output = (await open(temporary, "wx", 0o600)).createWriteStream({ flush: true });
+  } catch (error) {
+    throw fileError(file, error);
+  }
+  try {
+    await pipeline(content, output, { signal });
+    await rename(temporary, file);
+    syncFolder(path.dirname(file));
+    return output.bytesWritten;
+  } catch (error) {
+    await rm(temporary, { force: true });
+    throw error instanceof SignetError || errnoOf(error) === undefined || signal.aborted ? error : fileError(file, error);
   }
 }
 

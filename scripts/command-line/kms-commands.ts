@@ -79,7 +79,10 @@ export function defineKmsCommands(definition: Definition): void {
     .option("--version <number>", "version to fetch (default: the latest)", parseInteger(1, 999_999_999))
     .option("--out <file>", "file for the octets (mode 0600)");
   handle(get, async (invocation: Invocation, name: string, options: Caller & { readonly version?: number; readonly out?: string }) => {
-    if (options.out === undefined && (invocation.json || invocation.terminal.stdout.isTTY === true)) throw usageError("key material is not written to a terminal or into JSON", "Add --out FILE, or pipe it on.");
+    if (options.out === undefined && (invocation.json || invocation.terminal.stdout.isTTY === true)) {
+      const command = `npx signet kms key get ${name}${options.as === undefined ? "" : ` --as ${options.as}`}`;
+      throw usageError(`the 32 octets of ${name} are not written ${invocation.json ? "into JSON" : "to a terminal, where they would stay in its history"}`, `Write them to a file that only you can read: \`${command} --out ${name}.key\`${invocation.json ? "" : `; or pipe them on: \`${command} | wc -c\``}.`);
+    }
     return withKms(invocation, options, async (client) => material(await client.material(name, options.version), options.out));
   });
 
@@ -126,7 +129,7 @@ export function defineKmsCommands(definition: Definition): void {
   });
 }
 
-function keyName(text: string): string {
+export function keyName(text: string): string {
   if (!keyNamePattern.test(text)) throw new InvalidArgumentError("Names are 1 to 63 of a-z, 0-9, '.', '_' and -, and begin with a letter or digit.");
   return text;
 }
@@ -159,7 +162,7 @@ function newKey({ reader, algorithm }: NewKeyOptions, trustDomain: string) {
   };
 }
 
-function contextOf({ context = [] }: CipherOptions): EncryptionContext | undefined {
+export function contextOf({ context = [] }: Pick<CipherOptions, "context">): EncryptionContext | undefined {
   if (context.length === 0) return undefined;
   return Object.fromEntries(
     context.map((entry) => {

@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import { z } from "zod";
 import { defineCaCommands } from "./ca-commands.ts";
 import { defineAgentCommands } from "./agent-commands.ts";
+import { defineFileCommands } from "./file-commands.ts";
 import { defineKmsCommands } from "./kms-commands.ts";
 import { definePkiCommands } from "./pki-commands.ts";
 import { processTerminal, runCommandLine, type Definition, type Terminal } from "./program.ts";
@@ -22,6 +23,7 @@ export function defineSignet(definition: Definition): void {
   definition.handle(addKmsOptions(addCaOptions(start)), serveBoth);
   defineCaCommands(definition);
   defineKmsCommands(definition);
+  defineFileCommands(definition);
   defineAgentCommands(definition);
   definePkiCommands(definition);
   defineTrustCommands(definition);
