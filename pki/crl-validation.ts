@@ -20,8 +20,11 @@ export type RevocationExtent = "leaf" | "chain";
 /** ReasonFlags bits 1 (keyCompromise) to 8 (aACompromise): all that there are to cover. */
 const allReasons = 0x1fe;
 
-/** Work that one check may cause: CRL signatures, of which an honest set needs one for each CA, and paths of CRL issuers. */
-const limits = { signatures: 200, paths: 50 };
+/**
+ * Work that one check may cause: CRL signatures, of which an honest set needs one for each CA, paths of CRL issuers, and comparisons:
+ * of distribution points with CRLs, of their names, of CRLs with deltas and with those who may have signed them.
+ */
+const limits = { signatures: 200, paths: 50, comparisons: 1 << 20 };
 
 /** Why no CRL was of use, from the least telling to the most; the most telling one is reported. */
 const reasonsForNone = ["crl-missing", "crl-scope-unsupported", "crl-from-future", "crl-stale", "crl-issuer-not-authorized", "crl-signature-invalid"] as const satisfies readonly ErrorCode[];
@@ -85,6 +88,7 @@ export class CrlValidator {
     let why = 0;
     for (const point of [...(certificate.extensions.crlDistributionPoints ?? []), implicit]) {
       for (const crl of this.#complete) {
+        this.#spend("comparisons", 1 + namesOf(point) * (crl.issuingDistributionPoint === undefined ? 0 : namesOf(crl.issuingDistributionPoint)));
         if (!isInScope(crl, point, certificate)) continue;
         const reasons = (point.reasons ?? allReasons) & (crl.issuingDistributionPoint?.onlySomeReasons ?? allReasons) & allReasons;
         if ((reasons & ~covered) === 0) continue;
@@ -93,6 +97,7 @@ export class CrlValidator {
           why = Math.max(why, reasonsForNone.indexOf(signer));
           continue;
         }
+        this.#spend("comparisons", this.#deltas.length);
         const delta = this.#deltas.find((each) => isDeltaOf(each, crl) && this.#usableSigner(each, place, selfCovered) === signer);
         const entry = findEntry(crl, delta, certificate);
         if (entry !== undefined) throw revoked(certificate, entry);
@@ -115,6 +120,7 @@ export class CrlValidator {
     if (parameters.strict && !isStrictlyFormed(crl)) return "crl-scope-unsupported";
 
     // Section 6.3.3 (f), (g): a certificate on the path already, or one with a valid path of its own to the same anchor.
+    this.#spend("comparisons", place.issuers.length + this.#input.certificates.length);
     let forged = false;
     for (const candidate of [...place.issuers, ...this.#input.certificates]) {
       if (!candidate.subject.equals(crl.issuer)) continue;
@@ -158,8 +164,9 @@ export class CrlValidator {
     }
   }
 
-  #spend(what: "signatures" | "paths"): void {
-    if (--this.#remaining[what] < 0) throw new SignetError("budget-exceeded", `These CRLs cause too much work: ${what}.`, { details: { budget: what } });
+  #spend(what: keyof typeof limits, count = 1): void {
+    this.#remaining[what] -= count;
+    if (this.#remaining[what] < 0) throw new SignetError("budget-exceeded", `These CRLs cause too much work: ${what}.`, { details: { budget: what } });
   }
 }
 
@@ -202,6 +209,9 @@ function isInScope(crl: CertificateRevocationList, point: DistributionPoint, cer
   const wanted = named.length > 0 ? named : (point.crlIssuers ?? []);
   return scopeNames.some((one) => wanted.some((other) => isSameName(one, other)));
 }
+
+/** What the names of a distribution point, or of a CRL's scope, cost; a relative one is made whole first. */
+const namesOf = ({ fullNames = [], crlIssuers = [], relativeName }: DistributionPoint): number => Math.max(1, fullNames.length + crlIssuers.length + (relativeName === undefined ? 0 : 16));
 
 /** Names of a distribution point, a name relative to the CRL issuer made whole. */
 function pointNames({ fullNames = [], relativeName }: Pick<DistributionPoint, "fullNames" | "relativeName">, crlIssuer: Name): readonly GeneralName[] {

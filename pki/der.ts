@@ -192,13 +192,13 @@ export class DerReader {
   }
 
   /** Named bits (X.680 section 22.7) as a number: bit 0 of the list has the value 1, bit 1 the value 2, up to bit 15. */
-  readNamedBits(identifier: number = tag.bitString): number {
+  readNamedBits(identifier: number = tag.bitString, mayEndInZeros = false): number {
     this.expect(identifier);
     const { bytes, contentStart: start, contentEnd: end } = this;
     const unused = bytes[start] ?? 8;
     if (start === end || unused > 7 || end - start > 3 || (end - start === 1 && unused !== 0)) malformed("BIT STRING", start);
     const last = bytes[end - 1] as number;
-    if (end - start > 1 && ((last & ((1 << unused) - 1)) !== 0 || (last & (1 << unused)) === 0)) malformed("trailing zero bits in a named bit list", start);
+    if (end - start > 1 && ((last & ((1 << unused) - 1)) !== 0 || (!mayEndInZeros && (last & (1 << unused)) === 0))) malformed("trailing zero bits in a named bit list", start);
     let value = 0;
     for (let bit = 0; bit < (end - start - 1) * 8; bit++) {
       if (((bytes[start + 1 + (bit >> 3)] as number) & (0x80 >> (bit & 7))) !== 0) value |= 1 << bit;

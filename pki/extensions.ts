@@ -60,7 +60,7 @@ export interface PolicyConstraints {
 export interface CertificateExtensions {
   /** Every extension as it stands, in order. */
   readonly all: readonly Extension[];
-  /** OIDs of critical extensions that Signet does not process. */
+  /** OIDs of critical extensions that Signet does not process, and of qualifiers in a critical certificatePolicies. */
   readonly unknownCritical: readonly string[];
   readonly basicConstraints?: BasicConstraints;
   readonly keyUsage?: ReadonlySet<KeyUsageBit>;
@@ -74,7 +74,7 @@ export interface CertificateExtensions {
   readonly crlDistributionPoints?: readonly DistributionPoint[];
   readonly freshestCrl?: readonly DistributionPoint[];
   readonly nameConstraints?: NameConstraints;
-  /** OIDs of the policies; qualifiers are checked for form only. */
+  /** OIDs of the policies. */
   readonly certificatePolicies?: readonly string[];
   readonly policyMappings?: readonly PolicyMapping[];
   readonly policyConstraints?: PolicyConstraints;
@@ -140,9 +140,13 @@ export function interpretExtensions(all: readonly Extension[]): CertificateExten
       case oid.nameConstraints:
         typed.nameConstraints = readSingle(value, tag.sequence, readNameConstraints);
         break;
-      case oid.certificatePolicies:
-        typed.certificatePolicies = readSingle(value, tag.sequence, (list) => readList(list, readPolicyInformation));
+      case oid.certificatePolicies: {
+        const information = readSingle(value, tag.sequence, (list) => readList(list, readPolicyInformation));
+        typed.certificatePolicies = information.map(({ policy }) => policy);
+        // Section 4.2.1.4: where the extension is critical, its qualifiers are to be understood as well.
+        if (extension.critical) unknownCritical.push(...information.flatMap(({ qualifiers }) => qualifiers.filter((qualifier) => !knownPolicyQualifiers.has(qualifier))));
         break;
+      }
       case oid.policyMappings:
         typed.policyMappings = readSingle(value, tag.sequence, (list) => readList(list, readPolicyMapping));
         break;
@@ -155,6 +159,14 @@ export function interpretExtensions(all: readonly Extension[]): CertificateExten
       case oid.issuerAltName:
         // Nothing depends on it, so that its criticality changes nothing; it must be well formed.
         readSingle(value, tag.sequence, readGeneralNames);
+        break;
+      case oid.ocspNoCheck:
+        // RFC 6960 section 4.2.2.2.1: an OCSP responder is not to be looked up by OCSP; here nothing is.
+        break;
+      case oid.authorityInfoAccess:
+        // Signet fetches nothing that a certificate names here. It is never critical (section 4.2.2.1).
+        readSingle(value, tag.sequence, (list) => readList(list, readAccessDescription));
+        if (extension.critical) unknownCritical.push(extension.oid);
         break;
       default:
         if (extension.critical) unknownCritical.push(extension.oid);
@@ -180,7 +192,8 @@ function readList<T>(reader: DerReader, read: (reader: DerReader) => T): T[] {
 }
 
 function readBasicConstraints(content: DerReader): BasicConstraints {
-  const ca = content.readBooleanDefaultFalse();
+  // X.690 section 11.5 wants FALSE left out. Many authorities write it, RFC 8410 section 10.2 among them, and it means the same.
+  const ca = content.peek() === tag.boolean && content.readBoolean();
   return content.atEnd ? { ca } : { ca, pathLength: content.readCount() };
 }
 
@@ -188,7 +201,8 @@ function readBasicConstraints(content: DerReader): BasicConstraints {
 const keyUsageSets = new Map<number, ReadonlySet<KeyUsageBit>>();
 
 function readKeyUsage(value: Uint8Array): ReadonlySet<KeyUsageBit> {
-  const bits = readWhole(value, (reader) => reader.readNamedBits());
+  // X.690 section 11.2.2 wants zero bits at the end left out. Certificates of GnuTLS had them for years, and they mean nothing.
+  const bits = readWhole(value, (reader) => reader.readNamedBits(tag.bitString, true));
   const seen = keyUsageSets.get(bits);
   if (seen !== undefined) return seen;
   // RFC 5280 section 4.2.1.3: at least one of the bits is set.
@@ -263,20 +277,30 @@ function readSubtree(list: DerReader): GeneralName {
   return base;
 }
 
-function readPolicyInformation(list: DerReader): string {
+const knownPolicyQualifiers: ReadonlySet<string> = new Set([oid.cpsUri, oid.userNotice]);
+
+/** A policy and the OIDs of its qualifiers, whose values are for people. */
+function readPolicyInformation(list: DerReader): { policy: string; qualifiers: readonly string[] } {
   const information = list.enter(tag.sequence);
   const policy = information.readObjectIdentifier();
-  const qualifiers = information.enterIf(tag.sequence);
-  if (qualifiers !== undefined) {
-    readList(qualifiers, (list) => {
-      const qualifier = list.enter(tag.sequence);
-      qualifier.readObjectIdentifier();
-      qualifier.next();
-      qualifier.finish();
-    });
-  }
+  const qualifierList = information.enterIf(tag.sequence);
+  const readQualifier = (qualifiers: DerReader): string => {
+    const qualifier = qualifiers.enter(tag.sequence);
+    const qualifierId = qualifier.readObjectIdentifier();
+    qualifier.next();
+    qualifier.finish();
+    return qualifierId;
+  };
+  const qualifiers = qualifierList === undefined ? [] : readList(qualifierList, readQualifier);
   information.finish();
-  return policy;
+  return { policy, qualifiers };
+}
+
+function readAccessDescription(list: DerReader): void {
+  const description = list.enter(tag.sequence);
+  description.readObjectIdentifier();
+  readGeneralName(description);
+  description.finish();
 }
 
 function readPolicyMapping(list: DerReader): PolicyMapping {

@@ -58,7 +58,8 @@ const isCritical = ({ extensions }: Certificate, extensionOid: string): boolean 
 const criticalIfPresent = (extensionOid: string) => (certificate: Certificate): boolean => isCritical(certificate, extensionOid) !== false;
 const neverCritical = (extensionOid: string) => (certificate: Certificate): boolean => isCritical(certificate, extensionOid) !== true;
 const serialOctets = (serialNumber: string): number => serialNumber.replace("-", "").length / 2 + (/^[89a-f]/.test(serialNumber) ? 1 : 0);
-const isSelfSigned = (certificate: Certificate): boolean => certificate.isSelfIssued && certificate.isSignedBy(certificate.subjectPublicKeyInfo);
+/** Signed by its own key, whatever name it gives the issuer (RFC 5280 section 4.2.1.1). */
+const isSelfSigned = (certificate: Certificate): boolean => certificate.isSignedBy(certificate.subjectPublicKeyInfo);
 const leafProfile = ({ profile }: CertificateLintContext) => (typeof profile === "object" ? profile : undefined);
 const namesOfKind = (certificate: Certificate, kind: GeneralName["kind"]): GeneralName[] => (certificate.extensions.subjectAltName ?? []).filter((name) => name.kind === kind);
 
@@ -119,7 +120,6 @@ const certificateRules: readonly Omit<CertificateRule, "appliesTo">[] = [
   rfc("authority-key-identifier-not-critical", "4.2.1.1", neverCritical(oid.authorityKeyIdentifier)),
   rfc("ca-subject-key-identifier-present", "4.2.1.2", (certificate: Certificate) => !isCa(certificate) || certificate.extensions.subjectKeyIdentifier !== undefined),
   rfc("subject-key-identifier-not-critical", "4.2.1.2", neverCritical(oid.subjectKeyIdentifier)),
-  rfc("ca-key-usage-present", "4.2.1.3", (certificate: Certificate) => !isCa(certificate) || certificate.extensions.keyUsage !== undefined),
   rfc("key-cert-sign-of-cas-only", "4.2.1.9", (certificate: Certificate) => isCa(certificate) || certificate.extensions.keyUsage?.has("keyCertSign") !== true),
   rfc("ca-basic-constraints-critical", "4.2.1.9", (certificate: Certificate) => !isCa(certificate) || isCritical(certificate, oid.basicConstraints) === true),
   rfc("path-length-of-cas-only", "4.2.1.9", (certificate: Certificate) => certificate.extensions.basicConstraints?.pathLength === undefined || (isCa(certificate) && certificate.extensions.keyUsage?.has("keyCertSign") !== false)),
@@ -137,6 +137,8 @@ const certificateRules: readonly Omit<CertificateRule, "appliesTo">[] = [
   rfc("inhibit-any-policy-critical", "4.2.1.14", criticalIfPresent(oid.inhibitAnyPolicy)),
   rfc("freshest-crl-not-critical", "4.2.1.15", neverCritical(oid.freshestCrl)),
 
+  // Not strict: sections 6.1.4 (n) and 6.3.3 (f) read keyUsage only where it is present.
+  own("ca-key-usage-present", "RFC 5280 section 4.2.1.3", (certificate: Certificate) => !isCa(certificate) || certificate.extensions.keyUsage !== undefined),
   own("validity-in-order", "RFC 5280 section 4.1.2.5", ({ notBeforeTime, notAfterTime }: Certificate) => notBeforeTime < notAfterTime),
   own("serial-of-64-random-bits", "CA/Browser Forum BR 7.1", ({ serialNumber }: Certificate, { profile }) => profile === undefined || serialOctets(serialNumber) >= 8),
   own("signature-algorithm-strong", "SP 800-131A", ({ signatureAlgorithm: { family, hash: name } }: Certificate, { profile }) => profile === undefined || (family !== undefined && family !== "dsa" && strongHashes.has(name))),
@@ -285,11 +287,13 @@ export function lintCrl(crl: CertificateRevocationList, context: CrlLintContext)
 }
 
 const strictCertificateRules = certificateRules.filter((rule) => rule.strict);
+/** Roots that everybody trusts have the serial number 0, and RFC 5280 section 4.1.2.2 has readers bear it: nobody looks an anchor up by it. */
+const strictAnchorRules = strictCertificateRules.filter((rule) => !rule.id.startsWith("serial-"));
 const strictCrlRules = crlRules.filter((rule) => rule.strict);
 
 /** What RFC 5280 demands of those who issue certificates. @throws SignetError `profile-violation` */
-export function checkStrictly(certificate: Certificate): void {
-  refuseIfAny(failedRules(strictCertificateRules, certificate, {}), "profile-violation");
+export function checkStrictly(certificate: Certificate, isAnchor = false): void {
+  refuseIfAny(failedRules(isAnchor ? strictAnchorRules : strictCertificateRules, certificate, {}), "profile-violation");
 }
 
 /** What RFC 5280 demands of those who issue CRLs. @throws SignetError `profile-violation` */

@@ -24,7 +24,7 @@ export function isDnsNameOrWildcard(name: string): boolean {
 export function matchesDnsName(presented: string, host: string): boolean {
   const wanted = host.toLowerCase();
   const pattern = presented.toLowerCase();
-  if (!isDnsName(wanted)) return false;
+  if (!isDnsName(wanted) || parseIpAddress(wanted) !== undefined) return false;
   if (!pattern.startsWith("*.")) return pattern === wanted;
   const parent = pattern.slice(2);
   const dot = wanted.indexOf(".");
@@ -43,7 +43,12 @@ export function matchesMailbox(presented: string, mailbox: string): boolean {
   return one !== undefined && other !== undefined && one.local === other.local && one.host === other.host;
 }
 
+/** Longest mailbox and URI that are taken apart: each may be held against very many constraints. */
+const mailboxLimit = 512;
+const uriLimit = 2048;
+
 function splitMailbox(mailbox: string): { local: string; host: string } | undefined {
+  if (mailbox.length > mailboxLimit) return undefined;
   const at = mailbox.lastIndexOf("@");
   const local = mailbox.slice(0, Math.max(at, 0));
   const host = mailbox.slice(at + 1).toLowerCase();
@@ -52,6 +57,7 @@ function splitMailbox(mailbox: string): { local: string; host: string } | undefi
 
 /** Host of a URI in lower case; undefined where there is none, or an IP address, which no constraint can hold (RFC 5280 section 4.2.1.10). */
 function uriHost(uri: string): string | undefined {
+  if (uri.length > uriLimit) return undefined;
   const [, authority] = /^[a-z][a-z0-9+.-]*:\/\/([^/?#]*)/i.exec(uri) ?? [];
   const host = authority?.slice(authority.lastIndexOf("@") + 1).replace(/:\d*$/, "").toLowerCase();
   return host !== undefined && isDnsName(host) && parseIpAddress(host) === undefined ? host : undefined;
@@ -66,7 +72,7 @@ const isWithinDomain = (host: string, domain: string): boolean => domain === "" 
  */
 export function isWithinSubtree(name: GeneralName, base: GeneralName, excluded: boolean): boolean | undefined {
   if (name.kind === "directory" && base.kind === "directory") return name.value.isWithin(base.value);
-  if (name.kind === "dns" && base.kind === "dns") return isWithinDnsSubtree(name.value.toLowerCase(), base.value.toLowerCase(), excluded);
+  if (name.kind === "dns" && base.kind === "dns") return isWithinDnsSubtree(name.value, base.value, excluded);
   if (name.kind === "ip" && base.kind === "ip") return isWithinAddressRange(name.octets, base.octets);
   if (name.kind === "uri" && base.kind === "uri") {
     const host = uriHost(name.value);
@@ -86,15 +92,21 @@ export function isWithinSubtree(name: GeneralName, base: GeneralName, excluded: 
   return false;
 }
 
-/** Whether a subtree constrains names of this name's form at all. */
-export function constrainsForm(base: GeneralName, name: GeneralName): boolean {
-  if (name.kind !== "other") return name.kind === base.kind;
-  return (base.kind === "other" && base.tagNumber === name.tagNumber) || (base.kind === "email" && name.value === oid.smtpUtf8Mailbox);
+/** The form of a name: its kind, and for forms that are not processed the number of their tag. */
+export function formOfName(name: GeneralName): string {
+  return name.kind === "other" ? `other ${name.tagNumber}` : name.kind;
 }
 
-function isWithinDnsSubtree(name: string, base: string, excluded: boolean): boolean | undefined {
+/** Forms of the subtrees that constrain a name. */
+export function constrainingForms(name: GeneralName): readonly string[] {
+  return name.kind === "other" && name.value === oid.smtpUtf8Mailbox ? [formOfName(name), "email"] : [formOfName(name)];
+}
+
+function isWithinDnsSubtree(presented: string, subtree: string, excluded: boolean): boolean | undefined {
   // No leading period, no wildcard: zero or more labels are added to the base (RFC 5280 section 4.2.1.10).
-  if (!isDnsNameOrWildcard(name) || (base !== "" && !isDnsName(base))) return undefined;
+  if (!isDnsNameOrWildcard(presented) || (subtree !== "" && !isDnsName(subtree))) return undefined;
+  const name = presented.toLowerCase();
+  const base = subtree.toLowerCase();
   if (!name.startsWith("*.") || !excluded) return isWithinDomain(name, base);
   const parent = name.slice(2);
   return isWithinDomain(parent, base) || base.slice(base.indexOf(".") + 1) === parent;

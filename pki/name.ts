@@ -20,6 +20,7 @@ export class Name {
   readonly der: Uint8Array;
   #rdns: readonly RelativeDistinguishedName[] | undefined;
   #canonical: readonly string[] | undefined;
+  #text: string | undefined;
 
   private constructor(der: Uint8Array) {
     this.der = der;
@@ -104,10 +105,10 @@ export class Name {
 
   /** RFC 4514 text, for people; last RDN first. */
   toString(): string {
-    return this.rdns
+    return (this.#text ??= this.rdns
       .map((rdn) => rdn.map(attributeText).join("+"))
       .reverse()
-      .join(",");
+      .join(","));
   }
 
   #canonicalRdns(): readonly string[] {
@@ -297,9 +298,16 @@ export function formatIpAddress(octets: Uint8Array): string {
 const ipv4Octet = "(?:25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)";
 const ipv4Address = new RegExp(`^${ipv4Octet}(?:\\.${ipv4Octet}){3}$`);
 
-/** Octets of an IPv4 or IPv6 address; undefined where the text is neither. */
+/** Octets of an IPv4 or IPv6 address (RFC 4291 section 2.2); undefined where the text is neither. */
 export function parseIpAddress(text: string): Uint8Array | undefined {
   if (ipv4Address.test(text)) return Uint8Array.from(text.split("."), Number);
+  // The last 32 bits of an IPv6 address may be written as an IPv4 address.
+  const lastColon = text.lastIndexOf(":");
+  const embedded = text.slice(lastColon + 1);
+  if (lastColon > 0 && ipv4Address.test(embedded)) {
+    const [a = 0, b = 0, c = 0, d = 0] = embedded.split(".").map(Number);
+    return parseIpAddress(`${text.slice(0, lastColon + 1)}${((a << 8) | b).toString(16)}:${((c << 8) | d).toString(16)}`);
+  }
   if (!/^[0-9a-fA-F:]{2,39}$/.test(text)) return undefined;
   const halves = text.split("::");
   const [left = [], right = []] = halves.map((half) => (half === "" ? [] : half.split(":")));

@@ -14,13 +14,16 @@ export interface PathBudget {
   readonly signatures: number;
   /** Candidates that are taken into a path. */
   readonly steps: number;
-  /** Names held against a subtree of a name constraint; the same number as in rustls-webpki. */
+  /** Names times the subtrees that constrain their form; the same number as in OpenSSL and BoringSSL. */
   readonly nameComparisons: number;
-  /** Nodes of policy graphs. */
+  /** Policies and mappings that are looked at, and nodes of policy graphs. */
   readonly policyNodes: number;
 }
 
-export const defaultBudget: PathBudget = { signatures: 100, steps: 10_000, nameComparisons: 250_000, policyNodes: 20_000 };
+export const defaultBudget: PathBudget = { signatures: 100, steps: 10_000, nameComparisons: 1 << 20, policyNodes: 20_000 };
+
+/** From this many certificates on, the candidates for an issuer are kept: fewer are found faster anew. */
+const swarm = 32;
 
 /** Longest path, anchor included. */
 const pathLengthLimit = 32;
@@ -50,10 +53,12 @@ export function findPath(search: PathSearch): readonly Certificate[] {
 class Search implements PathWork {
   readonly #search: PathSearch;
   readonly #remaining: Record<keyof PathBudget, number>;
-  /** What came of checking a certificate by itself; one may be offered as an anchor and as an intermediate. */
+  /** What came of checking a certificate by itself; one may be offered in every role. */
+  readonly #checkedEndEntities = new Map<Certificate, SignetError | undefined>();
   readonly #checkedAnchors = new Map<Certificate, SignetError | undefined>();
   readonly #checkedIntermediates = new Map<Certificate, SignetError | undefined>();
   readonly #signatures = new Map<Certificate, Map<Certificate, boolean>>();
+  readonly #candidateLists = new Map<Certificate, readonly Candidate[]>();
   #failure: SignetError | undefined;
   #failureStage: number = stage.nothing;
 
@@ -69,8 +74,8 @@ class Search implements PathWork {
     throw this.#failure ?? new SignetError("path-not-found", `No path leads from ${endEntity.subject.toString()} to a trust anchor.`);
   }
 
-  nameComparison(): void {
-    this.#spend("nameComparisons", 1);
+  nameComparisons(count: number): void {
+    this.#spend("nameComparisons", count);
   }
 
   policyNodes(count: number): void {
@@ -84,9 +89,9 @@ class Search implements PathWork {
 
   /** A path that begins with `chain`, or undefined; failures are noted. */
   #extend(chain: readonly Certificate[]): readonly Certificate[] | undefined {
-    const { trustAnchors, intermediates, parameters } = this.#search;
+    const { parameters } = this.#search;
     const child = chain.at(-1) as Certificate;
-    for (const { certificate: issuer, isAnchor } of candidates(child, trustAnchors, intermediates)) {
+    for (const { certificate: issuer, isAnchor } of this.#candidates(child)) {
       if (!isAnchor && (chain.length + 1 >= pathLengthLimit || chain.some((earlier) => isSameAuthority(earlier, issuer)))) continue;
       this.#spend("steps", 1);
       if (!this.#passes(stage.issuer, () => this.#checkOnce(issuer, isAnchor)) || !this.#isSigned(child, issuer)) continue;
@@ -97,7 +102,7 @@ class Search implements PathWork {
         continue;
       }
       const holds = this.#passes(stage.path, () => {
-        checkEndEntity(this.#search.endEntity, parameters);
+        this.#remember(this.#checkedEndEntities, this.#search.endEntity, checkEndEntity);
         checkPath(path, parameters, this);
         this.#search.accept?.(path);
       });
@@ -107,11 +112,24 @@ class Search implements PathWork {
   }
 
   #checkOnce(certificate: Certificate, isAnchor: boolean): void {
-    const checked = isAnchor ? this.#checkedAnchors : this.#checkedIntermediates;
+    if (isAnchor) this.#remember(this.#checkedAnchors, certificate, checkTrustAnchor);
+    else this.#remember(this.#checkedIntermediates, certificate, checkIntermediate);
+  }
+
+  /** A swarm of certificates is gone through once for each child, not once for each path that the child is on. */
+  #candidates(child: Certificate): Iterable<Candidate> {
+    const { trustAnchors, intermediates } = this.#search;
+    const found = candidates(child, trustAnchors, intermediates);
+    if (trustAnchors.length + intermediates.length < swarm) return found;
+    let list = this.#candidateLists.get(child);
+    if (list === undefined) this.#candidateLists.set(child, (list = [...found]));
+    return list;
+  }
+
+  #remember(checked: Map<Certificate, SignetError | undefined>, certificate: Certificate, check: (certificate: Certificate, parameters: PathParameters) => void): void {
     if (!checked.has(certificate)) {
       try {
-        if (isAnchor) checkTrustAnchor(certificate, this.#search.parameters);
-        else checkIntermediate(certificate, this.#search.parameters);
+        check(certificate, this.#search.parameters);
         checked.set(certificate, undefined);
       } catch (error) {
         if (!(error instanceof SignetError)) throw error;

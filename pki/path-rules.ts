@@ -7,7 +7,7 @@ import { SignetError } from "./errors.ts";
 import type { ErrorCode } from "./errors.ts";
 import type { KeyUsageBit, NameConstraints } from "./extensions.ts";
 import { checkStrictly } from "./lint.ts";
-import { constrainsForm, isWithinSubtree } from "./name-matching.ts";
+import { constrainingForms, formOfName, isWithinSubtree } from "./name-matching.ts";
 import type { GeneralName } from "./name.ts";
 import { oid } from "./oids.ts";
 import { PolicyGraph } from "./policy-graph.ts";
@@ -58,7 +58,7 @@ function refuse(code: ErrorCode, certificate: Certificate, reason: string): Sign
 }
 
 /** Rules for a certificate in any place of a path, the anchor's included where its certificate counts. */
-function checkCertificate(certificate: Certificate, parameters: PathParameters): void {
+function checkCertificate(certificate: Certificate, parameters: PathParameters, isAnchor = false): void {
   const { extensions } = certificate;
   const at = parameters.at.getTime();
   // Written so that a time that is not a number is refused.
@@ -66,14 +66,15 @@ function checkCertificate(certificate: Certificate, parameters: PathParameters):
   if (!(at <= certificate.notAfterTime)) throw refuse("certificate-expired", certificate, `Expired at ${certificate.notAfter.toISOString()}`);
   if (extensions.unknownCritical.length > 0) throw refuse("unknown-critical-extension", certificate, `Critical extension ${extensions.unknownCritical.join(", ")}`);
   checkExtendedKeyUsage(certificate, parameters);
-  if (parameters.strict) checkStrictly(certificate);
+  if (parameters.strict) checkStrictly(certificate, isAnchor);
 }
 
 /** What belongs to CAs alone does not stand in another certificate (RFC 5280 sections 4.2.1.9, 4.2.1.10): what it claims is contradictory. */
 function checkConsistency(certificate: Certificate): void {
   const { basicConstraints, keyUsage, nameConstraints } = certificate.extensions;
   if (basicConstraints?.ca === true) return;
-  if (keyUsage?.has("keyCertSign") === true || basicConstraints?.pathLength !== undefined || nameConstraints !== undefined) throw refuse("profile-violation", certificate, "Not a CA, but with extensions of one");
+  // A pathLen besides CA FALSE says nothing that could be believed: it is refused in strict mode, as a fault of the issuer.
+  if (keyUsage?.has("keyCertSign") === true || nameConstraints !== undefined) throw refuse("profile-violation", certificate, "Not a CA, but with extensions of one");
 }
 
 /** extendedKeyUsage, where present, must name the purpose: on the end entity, and on every CA above it as a limit of what it may vouch for. */
@@ -111,9 +112,11 @@ export function checkEndEntity(certificate: Certificate, parameters: PathParamet
   checkCertificate(certificate, parameters);
   checkConsistency(certificate);
   checkSignatureStrength(certificate, parameters);
-  if (parameters.minimumRsaBits >= 2048) checkKeyStrength(certificate, parameters);
-  const { keyUsage } = certificate.extensions;
+  checkKeyStrength(certificate, parameters);
+  const { keyUsage, basicConstraints } = certificate.extensions;
   if (parameters.purpose === undefined || keyUsage === undefined) return;
+  // Section 6.1 lets a path end with a CA, whose keyUsage is that of a CA. Signet's own profile refuses one as a leaf.
+  if (parameters.purpose !== "cRLSign" && basicConstraints?.ca === true && keyUsage.has("keyCertSign")) return;
   const wanted: readonly KeyUsageBit[] = parameters.purpose === "cRLSign" ? ["cRLSign"] : keyPurposes[parameters.purpose].keyUsage;
   if (!wanted.some((bit) => keyUsage.has(bit))) throw refuse("key-usage-missing", certificate, `keyUsage does not go with ${parameters.purpose}`);
 }
@@ -130,14 +133,14 @@ export function checkIntermediate(certificate: Certificate, parameters: PathPara
 export function checkTrustAnchor(certificate: Certificate, parameters: PathParameters): void {
   checkKeyStrength(certificate, parameters);
   if (parameters.anchor === "bare") return;
-  checkCertificate(certificate, parameters);
+  checkCertificate(certificate, parameters, true);
   // Versions 1 and 2 have no basicConstraints; that they are CAs is known by other means: somebody made them anchors.
   if (certificate.version === 3) checkCertificationAuthority(certificate);
 }
 
 /** Work that a path may cause; each call may throw `budget-exceeded`. */
 export interface PathWork {
-  nameComparison(): void;
+  nameComparisons(count: number): void;
   policyNodes(count: number): void;
 }
 
@@ -157,7 +160,7 @@ export function checkPath(chain: readonly Certificate[], parameters: PathParamet
   let policyMapping = policy.inhibitMapping ? 0 : length + 1;
   let inhibitAnyPolicy = policy.inhibitAny ? 0 : length + 1;
   let maximumPathLength = Math.min(length, parameters.maximumDepth ?? length);
-  let acceptable = new Set(policy.initialSet.length === 0 ? [oid.anyPolicy] : policy.initialSet);
+  const acceptable = new Set(policy.initialSet.length === 0 ? [oid.anyPolicy] : policy.initialSet);
 
   /** Section 6.1.4 (g), (i), (j), (m): what a CA's certificate lays down for those below it. */
   const constrainFurther = ({ extensions }: Certificate): void => {
@@ -170,7 +173,13 @@ export function checkPath(chain: readonly Certificate[], parameters: PathParamet
 
   if (anchor !== undefined && parameters.anchor === "certificate") {
     constrainFurther(anchor);
-    acceptable = intersectPolicies(acceptable, anchor.extensions.certificatePolicies);
+    // RFC 5937 section 3.2 intersects an anchor's policies with the initial set, and knows no mappings of an anchor. Taken as those of
+    // a certificate above the path, they narrow it just so, and mappings hold too.
+    const { certificatePolicies, policyMappings = [] } = anchor.extensions;
+    if (certificatePolicies !== undefined) {
+      if (!policies.addPolicies(certificatePolicies, true)) throw refuse("policy-required", anchor, "A certificate policy stands twice");
+      if (!policies.nextLevel(policyMappings, !policy.inhibitMapping)) throw refuse("policy-required", anchor, "anyPolicy is mapped");
+    }
   }
   for (const [index, certificate] of certificates.entries()) {
     const last = index === length - 1;
@@ -202,12 +211,6 @@ export function checkPath(chain: readonly Certificate[], parameters: PathParamet
   if (explicitPolicy === 0 && !policies.hasAcceptablePolicy(acceptable)) throw refuse("policy-required", chain[0] as Certificate, "No acceptable policy is valid along the path");
 }
 
-/** RFC 5937 section 3.2: an anchor's policies narrow the initial set. */
-function intersectPolicies(initial: Set<string>, anchorPolicies: readonly string[] | undefined): Set<string> {
-  if (anchorPolicies === undefined || anchorPolicies.includes(oid.anyPolicy)) return initial;
-  return new Set(initial.has(oid.anyPolicy) ? anchorPolicies : anchorPolicies.filter((policy) => initial.has(policy)));
-}
-
 /** Every name of a certificate that constraints may speak of: the subject, subjectAltName, and mailboxes in the subject. */
 function constrainedNames({ subject, extensions }: Certificate): GeneralName[] {
   const names: GeneralName[] = [...(extensions.subjectAltName ?? [])];
@@ -217,25 +220,40 @@ function constrainedNames({ subject, extensions }: Certificate): GeneralName[] {
   return names;
 }
 
+/** Subtrees by the form of name that they constrain. */
+type SubtreesByForm = ReadonlyMap<string, readonly GeneralName[]>;
+
+/** Made once for each extension: one may have a hundred thousand subtrees, and stand in thousands of paths. */
+const subtreesByForm = new WeakMap<NameConstraints, { readonly permitted: SubtreesByForm; readonly excluded: SubtreesByForm }>();
+
+function groupSubtrees(constraints: NameConstraints): { readonly permitted: SubtreesByForm; readonly excluded: SubtreesByForm } {
+  let groups = subtreesByForm.get(constraints);
+  if (groups === undefined) {
+    groups = { permitted: Map.groupBy(constraints.permitted, formOfName), excluded: Map.groupBy(constraints.excluded, formOfName) };
+    subtreesByForm.set(constraints, groups);
+  }
+  return groups;
+}
+
 function checkNameConstraints(certificate: Certificate, constraints: readonly NameConstraints[], work: PathWork): void {
   if (constraints.length === 0) return;
+  const groups = constraints.map(groupSubtrees);
   for (const name of constrainedNames(certificate)) {
-    for (const { permitted, excluded } of constraints) {
-      let held = true;
+    const forms = constrainingForms(name);
+    const subtrees = (byForm: SubtreesByForm): readonly GeneralName[] => forms.flatMap((form) => byForm.get(form) ?? []);
+    for (const group of groups) {
+      const permitted = subtrees(group.permitted);
+      const excluded = subtrees(group.excluded);
+      work.nameComparisons(Math.max(1, permitted.length + excluded.length));
+      let held = permitted.length === 0;
       for (const base of permitted) {
-        if (!constrainsForm(base, name)) continue;
-        work.nameComparison();
         const within = isWithinSubtree(name, base, false);
         if (within === undefined) throw refuse("name-not-permitted", certificate, `The name ${nameText(name)} cannot be held against a constraint`);
         held = within;
         if (held) break;
       }
       if (!held) throw refuse("name-not-permitted", certificate, `The name ${nameText(name)} is not among the permitted`);
-      for (const base of excluded) {
-        if (!constrainsForm(base, name)) continue;
-        work.nameComparison();
-        if (isWithinSubtree(name, base, true) !== false) throw refuse("name-not-permitted", certificate, `The name ${nameText(name)} is excluded`);
-      }
+      if (excluded.some((base) => isWithinSubtree(name, base, true) !== false)) throw refuse("name-not-permitted", certificate, `The name ${nameText(name)} is excluded`);
     }
   }
 }

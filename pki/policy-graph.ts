@@ -21,7 +21,7 @@ export class PolicyGraph {
   #current: Level = { nodes: new Map(), hasAnyPolicy: true };
   readonly #spend: (nodes: number) => void;
 
-  /** `spend` is told of every node before it is made, and throws when there are too many. */
+  /** `spend` is told of every policy, mapping and node before it is looked at or made, and throws when there are too many. */
   constructor(spend: (nodes: number) => void) {
     this.#spend = spend;
   }
@@ -33,6 +33,7 @@ export class PolicyGraph {
       this.#current = { nodes: new Map(), hasAnyPolicy: false };
       return true;
     }
+    this.#spend(policies.length);
     const present = new Set(policies);
     if (present.size !== policies.length) return false;
     const openBefore = level.hasAnyPolicy;
@@ -40,10 +41,7 @@ export class PolicyGraph {
       level.nodes = new Map([...level.nodes].filter(([policy]) => present.has(policy)));
       level.hasAnyPolicy = false;
     }
-    if (openBefore) {
-      this.#spend(present.size);
-      for (const policy of present) if (!level.nodes.has(policy)) level.nodes.set(policy, { parents: new Set() });
-    }
+    if (openBefore) for (const policy of present) if (!level.nodes.has(policy)) level.nodes.set(policy, { parents: new Set() });
     return true;
   }
 
@@ -60,6 +58,7 @@ export class PolicyGraph {
         node.parents.add(parent);
       }
     };
+    this.#spend(mappings.length);
     const mapped = new Set<string>();
     for (const { issuerDomainPolicy, subjectDomainPolicy } of mappings) {
       if (issuerDomainPolicy === oid.anyPolicy || subjectDomainPolicy === oid.anyPolicy) return false;

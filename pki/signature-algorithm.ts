@@ -160,14 +160,25 @@ function describeKey(content: DerReader): [family: KeyFamily | undefined, name: 
   const algorithmOid = algorithm.readObjectIdentifier();
   const key = content.readBitStringOctets();
   if (algorithmOid === oid.ecPublicKey) {
-    // Named curves only: explicit parameters let the sender choose the group (CVE-2020-0601).
-    const curve = algorithm.peek() === tag.objectIdentifier ? curves[algorithm.readObjectIdentifier()] : undefined;
+    // Named curves only (RFC 5480 section 2.1.1): explicit parameters let the sender choose the group (CVE-2020-0601).
+    const curve = curves[algorithm.readObjectIdentifier()];
+    algorithm.finish();
+    // Section 2.2: uncompressed or compressed; the hybrid forms are to be refused.
+    if (![0x02, 0x03, 0x04].includes(key[0] ?? 0)) throw new SignetError("der-malformed", "The form of an EC point is not one of RFC 5480.");
     return curve === undefined ? [undefined, "unknown"] : ["ec", curve];
   }
   if (algorithmOid === oid.rsaEncryption || algorithmOid === oid.rsaPss) {
+    // RFC 3279 section 2.3.1: NULL, which some leave out; nothing else.
+    if (algorithmOid === oid.rsaEncryption && !algorithm.atEnd) {
+      algorithm.readContent(tag.null);
+      algorithm.finish();
+    }
     const bits = readSingle(key, tag.sequence, (rsa) => {
       const modulus = rsa.readIntegerBytes();
-      rsa.readIntegerBytes();
+      const exponent = rsa.readIntegerBytes();
+      // An exponent of 1 makes every message its own signature; an even one has no inverse (RFC 8017 section 3.1).
+      const odd = ((exponent.at(-1) as number) & 1) === 1 && ((modulus.at(-1) as number) & 1) === 1;
+      if ((modulus[0] as number) >= 0x80 || (exponent[0] as number) >= 0x80 || !odd || (exponent.length === 1 && exponent[0] === 1)) throw new SignetError("der-malformed", "No RSA key has such a modulus and exponent.");
       const leading = modulus[0] === 0 ? 1 : 0;
       return (modulus.length - leading) * 8 - (Math.clz32(modulus[leading] ?? 0) - 24);
     });

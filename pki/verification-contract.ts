@@ -39,6 +39,9 @@ export interface VerificationAnswer {
   readonly reason: ErrorCode | "valid";
 }
 
+/** The answer to a line that cannot be read. */
+export const unreadable: VerificationAnswer = { n: null, verdict: "reject", reason: "request-malformed" };
+
 /** Answers one request line; never throws. A line that is no JSON is rejected; one that asks for what is not supported is skipped. */
 export function answerLine(line: string): VerificationAnswer {
   let n: unknown = null;

@@ -65,7 +65,8 @@ export function verify(request: VerificationRequest): readonly Certificate[] {
   const intermediates = readAll(request.intermediates, Certificate.parse).map((certificate) => (certificate.equals(endEntity) ? endEntity : certificate));
   checkNames(endEntity, request.names);
   const parameters: PathParameters = {
-    at: request.time ?? new Date(),
+    // Certificates and CRLs count in whole seconds (RFC 5280 section 4.1.2.5): a moment within the second of notAfter is not after it.
+    at: new Date(Math.floor((request.time ?? new Date()).getTime() / 1000) * 1000),
     purpose: request.purpose,
     policy: request.policy ?? anyPolicyParameters,
     maximumDepth: request.maxDepth,
@@ -97,11 +98,16 @@ function readAll<T>(list: readonly Uint8Array[], parse: (der: Uint8Array) => T):
   });
 }
 
+/** Names asked for, times names in the certificate: more than anybody means. */
+const nameComparisonsLimit = 1 << 20;
+
 /** Every name must be there, in subjectAltName; the common name counts for nothing (RFC 9525 section 6). */
 function checkNames({ extensions: { subjectAltName = [] } }: Certificate, names: readonly ExpectedName[]): void {
+  if (names.length * subjectAltName.length > nameComparisonsLimit) throw new SignetError("budget-exceeded", "These names cause too much work.", { details: { budget: "names" } });
   for (const { kind, value } of names) {
     const found = subjectAltName.some((name) => {
-      if (kind === "DNS") return name.kind === "dns" && matchesDnsName(name.value, value);
+      // One asks for a host in the DNS's absolute form too, with a dot at the end; certificates have none (section 4.2.1.6 of RFC 5280).
+      if (kind === "DNS") return name.kind === "dns" && matchesDnsName(name.value, value.replace(/\.$/, ""));
       if (kind === "IP") return name.kind === "ip" && matchesIpAddress(name.octets, value);
       return name.kind === "email" && matchesMailbox(name.value, value);
     });

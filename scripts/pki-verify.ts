@@ -1,12 +1,11 @@
 // `signet pki verify`: one certificate by options, or a stream of requests with --jsonl. Exit 0 accept, 1 reject, 2 unusable input, 3 not supported.
 import { readFile } from "node:fs/promises";
-import { createInterface } from "node:readline";
 import type { Readable, Writable } from "node:stream";
 import { parseArgs } from "node:util";
 import { pathToFileURL } from "node:url";
 import { SignetError } from "#pki/errors.ts";
 import { pemDecodeLabel, pemDecodeOne } from "#pki/pem.ts";
-import { answerLine, policyOid, requestPurpose, requestTime } from "#pki/verification-contract.ts";
+import { answerLine, policyOid, requestPurpose, requestTime, unreadable } from "#pki/verification-contract.ts";
 import { verify } from "#pki/verification.ts";
 import type { ExpectedName, VerificationRequest } from "#pki/verification.ts";
 
@@ -130,13 +129,42 @@ async function readFileOrRefuse<T>(file: string, read: (text: string) => T): Pro
   }
 }
 
+/** Longest line that is read, in octets: room for some CRLs of a million entries. */
+const lineLimit = 1 << 28;
+
 /** One answer for each line of stdin, in order, until it ends. */
 async function answerLines({ stdin, stdout }: VerifyStreams): Promise<number> {
-  for await (const line of createInterface({ input: stdin, crlfDelay: Infinity })) {
-    if (line.trim() === "") continue;
-    stdout.write(`${JSON.stringify(answerLine(line))}\n`);
+  for await (const line of linesOf(stdin)) {
+    if (line?.trim() === "") continue;
+    stdout.write(`${JSON.stringify(line === undefined ? unreadable : answerLine(line))}\n`);
   }
   return exit.accept;
+}
+
+/** Lines end with a line feed and nothing else: a JSON text may hold U+2028. One that is too long is undefined, and its octets are let go. */
+async function* linesOf(stdin: Readable): AsyncGenerator<string | undefined> {
+  let parts: Buffer[] = [];
+  let length = 0;
+  const take = (): string | undefined => {
+    const line = length > lineLimit ? undefined : Buffer.concat(parts).toString("utf8");
+    parts = [];
+    length = 0;
+    return line;
+  };
+  for await (const chunk of stdin as AsyncIterable<Buffer | string>) {
+    const octets = Buffer.from(chunk as Buffer);
+    let start = 0;
+    for (let end = octets.indexOf(0x0a); end >= 0; end = octets.indexOf(0x0a, start)) {
+      length += end - start;
+      parts.push(octets.subarray(start, end));
+      yield take();
+      start = end + 1;
+    }
+    length += octets.length - start;
+    if (length > lineLimit) parts = [];
+    else parts.push(octets.subarray(start));
+  }
+  if (length > 0) yield take();
 }
 
 if (process.argv[1] !== undefined && import.meta.url === pathToFileURL(process.argv[1]).href) process.exitCode = await pkiVerify(process.argv.slice(2));

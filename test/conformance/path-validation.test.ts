@@ -1,4 +1,5 @@
 import { execFile } from "node:child_process";
+import { generateKeyPairSync } from "node:crypto";
 import { mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -95,6 +96,11 @@ describe("a request of one line", () => {
     ["a policy that is not there", { policy: { initialSet: ["1.2.3"], explicit: true, inhibitMapping: false, inhibitAny: false } }, "reject", "policy-required"],
     ["strict: a leaf without fault", { strict: true }, "accept", "valid"],
     ["strict: CRLs without a number", { strict: true, crlCheck: "leaf", crls: base64(goodCrl) }, "reject", "crl-scope-unsupported"],
+    ["a host in absolute form", { names: [{ kind: "DNS", value: "a.example.com." }] }, "accept", "valid"],
+    ["an address asked for as a DNS name", { names: [{ kind: "DNS", value: "10.0.0.1" }] }, "reject", "name-mismatch"],
+    ["more names than anybody means", { names: Array.from({ length: 400_000 }, () => ({ kind: "DNS", value: "a.example.com" })) }, "reject", "budget-exceeded"],
+    ["a moment within the second of notAfter", { time: new Date(testTime.notAfter.getTime() + 999).toISOString() }, "accept", "valid"],
+    ["a moment within the second after it", { time: new Date(testTime.notAfter.getTime() + 1000).toISOString() }, "reject", "certificate-expired"],
     ["the number of the line", { n: "x" }, "accept", "valid"],
     ["a purpose that is not known", { purpose: "ipsecUser" }, "skip", "request-malformed"],
     ["a field that is not known", { keyUsage: ["keyAgreement"] }, "skip", "request-malformed"],
@@ -114,6 +120,19 @@ describe("a request of one line", () => {
     const asked = { trust: base64(old.certificate), intermediates: base64(ca.certificate), leaf: base64(below)[0] };
     expect(answer({ ...asked, anchor: "bare" }).reason).toBe("valid");
     expect(answer(asked).reason).toBe("certificate-expired");
+  });
+
+  test("a key of an end entity is held against the least length too, and 512 bits are never enough", () => {
+    const short = generateKeyPairSync("rsa", { modulusLength: 512 });
+    const asked = { leaf: base64(forgeLeaf("leaf", issuing, { keys: short, extensions: [extensions.extendedKeyUsage(oid.serverAuth)] }))[0] };
+    expect(answer(asked).reason).toBe("algorithm-rejected");
+  });
+
+  test("strict: the serial number of an anchor does not matter, that of any other certificate does", () => {
+    const zero = forgeCa("Zero", undefined, { content: { serialNumber: "00" } });
+    const asked = (serialNumber: string) => ({ trust: base64(zero.certificate), leaf: base64(forgeLeaf("leaf", zero, { content: { serialNumber } }))[0], strict: true });
+    expect(answer(asked("41")).reason).toBe("valid");
+    expect(answer(asked("00")).reason).toBe("profile-violation");
   });
 
   test("an anchor need not be self-signed", () => {
@@ -165,11 +184,11 @@ describe("the command", () => {
   });
 
   test("answers lines in order", async () => {
-    const { code, stdout } = await run(["--jsonl"], `${JSON.stringify(request)}\n\n${JSON.stringify({ ...request, n: 2, purpose: "clientAuth" })}\nnonsense\n`);
+    const { code, stdout } = await run(["--jsonl"], `${JSON.stringify(request)}\n\n${JSON.stringify({ ...request, n: "2\u2028", purpose: "clientAuth" })}\nnonsense`);
     expect(code).toBe(0);
     expect(stdout.trim().split("\n").map((line) => JSON.parse(line) as unknown)).toEqual([
       { n: 1, verdict: "accept", reason: "valid" },
-      { n: 2, verdict: "reject", reason: "purpose-not-permitted" },
+      { n: "2\u2028", verdict: "reject", reason: "purpose-not-permitted" },
       { n: null, verdict: "reject", reason: "request-malformed" },
     ]);
   });

@@ -6,7 +6,7 @@ import { CertificateRequest } from "#pki/certificate-request.ts";
 import { certsOnly, parseCertsOnly } from "#pki/cms.ts";
 import { CertificateRevocationList, PackedRevocations, buildCrl, crlToBeSigned } from "#pki/crl.ts";
 import type { RevokedEntry } from "#pki/crl.ts";
-import { DerReader, encode, encodeInteger, encodeIntegerHex, encodeNamedBits, encodeObjectIdentifier, encodeSequence, encodeSetOf, encodeText, encodeTime, tag } from "#pki/der.ts";
+import { DerReader, encode, encodeBitString, encodeInteger, encodeIntegerHex, encodeNamedBits, encodeObjectIdentifier, encodeSequence, encodeSetOf, encodeText, encodeTime, tag } from "#pki/der.ts";
 import { SignetError } from "#pki/errors.ts";
 import { createCsr, signerFromKey } from "#pki/keys.ts";
 import { Name, formatIpAddress, parseIpAddress } from "#pki/name.ts";
@@ -164,11 +164,11 @@ describe("names are equal by RFC 5280 section 7.1", () => {
   });
 });
 
-test.each([["127.0.0.1", "127.0.0.1"], ["::1", "::1"], ["2001:DB8:0:0:1:0:0:1", "2001:db8::1:0:0:1"], ["::", "::"], ["1::", "1::"], ["1:2:3:4:5:6:7:8", "1:2:3:4:5:6:7:8"]])("the address %s is written %s", (text, canonical) => {
+test.each([["127.0.0.1", "127.0.0.1"], ["::1", "::1"], ["2001:DB8:0:0:1:0:0:1", "2001:db8::1:0:0:1"], ["::", "::"], ["1::", "1::"], ["::ffff:192.0.2.1", "::ffff:c000:201"], ["1:2:3:4:5:6:7:8", "1:2:3:4:5:6:7:8"]])("the address %s is written %s", (text, canonical) => {
   expect(formatIpAddress(parseIpAddress(text) ?? new Uint8Array())).toBe(canonical);
 });
 
-test.each(["1.2.3", "01.2.3.4", "256.1.1.1", "1.2.3.4.5", ":::", "1:2:3:4:5:6:7", "1::2::3", "12345::", "1:2:3:4:5:6:7:8::", "", "g::"])("%j is no address", (text) => {
+test.each(["1.2.3", "::1.2.3", "1.2.3.4:1", ":1.2.3.4", "01.2.3.4", "256.1.1.1", "1.2.3.4.5", ":::", "1:2:3:4:5:6:7", "1::2::3", "12345::", "1:2:3:4:5:6:7:8::", "", "g::"])("%j is no address", (text) => {
   expect(parseIpAddress(text)).toBeUndefined();
 });
 
@@ -219,12 +219,38 @@ describe("a certificate", () => {
     ["an empty subjectAltName", () => forge({ ...content, extensions: [extensions.subjectAltName([])] }, root.privateKey)],
     ["empty name constraints", () => forge({ ...content, extensions: [extensions.nameConstraints({})] }, root.privateKey)],
     ["bytes after an extension", () => forge({ ...content, extensions: [extension(oid.basicConstraints, true, hex("300000"))] }, root.privateKey)],
+    ["an empty authorityInfoAccess", () => forge({ ...content, extensions: [extension(oid.authorityInfoAccess, false, encodeSequence())] }, root.privateKey)],
     ["bytes after the certificate", () => Certificate.parse(Buffer.concat([root.certificate.der, Buffer.of(0)]))],
     ["two different signature algorithms", () => Certificate.parse(encodeSequence(root.certificate.tbs, hex(signatureAlgorithms.ed25519.der), encode(tag.bitString, Buffer.of(0, 1))))],
     ["no octets", () => Certificate.parse(new Uint8Array())],
     ["too many octets", () => Certificate.parse(Buffer.alloc((1 << 20) + 1))],
   ])("is refused with %s", (_, make) => {
     expect(code(make)).toBe("certificate-malformed");
+  });
+});
+
+test("what means the same is read, though DER writes it otherwise: basicConstraints with FALSE, keyUsage with zero bits at its end", () => {
+  const { keyUsage, basicConstraints } = forgeLeaf("leaf", forgeCa("Root"), { extensions: [extension(oid.basicConstraints, true, hex("3003010100")), extension(oid.keyUsage, true, hex("03020080"))] }).extensions;
+  expect(basicConstraints).toEqual({ ca: false });
+  expect(keyUsage).toEqual(new Set(["digitalSignature"]));
+});
+
+describe("a public key", () => {
+  const point = spkiOf(testKeyPair().publicKey).subarray(-64);
+  const p256 = encodeSequence(encodeObjectIdentifier(oid.ecPublicKey), encodeObjectIdentifier(oid.p256));
+  const rsa = (modulus: number, exponent: number, parameters = "0500"): Uint8Array =>
+    encodeSequence(encodeSequence(encodeObjectIdentifier(oid.rsaEncryption), hex(parameters)), encodeBitString(encodeSequence(encodeInteger(modulus), encodeInteger(exponent))));
+
+  test.each<[string, Uint8Array]>([
+    ["an EC point in hybrid form (RFC 5480 section 2.2)", encodeSequence(p256, encodeBitString(Buffer.concat([Buffer.of(6), point])))],
+    ["explicit curve parameters (RFC 5480 section 2.1.1)", encodeSequence(encodeSequence(encodeObjectIdentifier(oid.ecPublicKey), encodeSequence()), encodeBitString(Buffer.concat([Buffer.of(4), point])))],
+    ["an RSA exponent of 1, under which every message is its own signature", rsa(10007, 1)],
+    ["an even RSA exponent", rsa(10007, 2)],
+    ["an even RSA modulus", rsa(10008, 3)],
+    ["a negative RSA modulus", rsa(-10007, 3)],
+    ["RSA parameters other than NULL (RFC 3279 section 2.3.1)", rsa(10007, 3, "3000")],
+  ])("is refused with %s", (_, der) => {
+    expect(code(() => new SubjectPublicKeyInfo(der))).toBe("der-malformed");
   });
 });
 

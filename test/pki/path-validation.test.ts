@@ -1,8 +1,10 @@
 import { generateKeyPairSync } from "node:crypto";
 import { describe, expect, test } from "vitest";
 import { Certificate } from "#pki/certificate.ts";
+import { encodeObjectIdentifier, encodeSequence, encodeText } from "#pki/der.ts";
 import { isErrorCode } from "#pki/errors.ts";
 import type { ErrorCode } from "#pki/errors.ts";
+import { checkStrictly } from "#pki/lint.ts";
 import { oid } from "#pki/oids.ts";
 import { ValidatedPath, isValidatedPath, validatePath } from "#pki/path-validation.ts";
 import type { PathBudget } from "#pki/path-validation.ts";
@@ -143,10 +145,23 @@ describe("each rule refuses with its code", () => {
 
   test.each([
     ["keyCertSign", [extensions.keyUsage("keyCertSign", "digitalSignature")]],
-    ["a pathLen", [extensions.basicConstraints(false, 0)]],
     ["name constraints", [extensions.nameConstraints({ permitted: [dns("example.com")] })]],
   ])("an end entity that is no CA and has %s", (_, list) => {
     expect(outcome({ leaf: leafWith(list) })).toBe("profile-violation");
+  });
+
+  test("a pathLen besides CA FALSE says nothing: strict mode alone refuses it", () => {
+    const leaf = leafWith([extensions.basicConstraints(false, 0)]);
+    expect(outcome({ leaf })).toBe("accepted");
+    expect(() => checkStrictly(leaf)).toThrow(expect.objectContaining({ code: "profile-violation" }));
+  });
+
+  test("a critical policy with a qualifier that is not understood", () => {
+    const policies = (qualifier: string, critical: boolean) =>
+      extension(oid.certificatePolicies, critical, encodeSequence(encodeSequence(encodeObjectIdentifier("1.2.3"), encodeSequence(encodeSequence(encodeObjectIdentifier(qualifier), encodeText("x", 0x16))))));
+    expect(outcome({ leaf: leafWith([policies("1.2.3.4", true)]) })).toBe("unknown-critical-extension");
+    expect(outcome({ leaf: leafWith([policies("1.2.3.4", false)]) })).toBe("accepted");
+    expect(outcome({ leaf: leafWith([policies(oid.cpsUri, true)]) })).toBe("accepted");
   });
 
   test("an extendedKeyUsage without the purpose, on the end entity or on a CA", () => {
@@ -327,7 +342,25 @@ describe("among several candidates", () => {
   });
 });
 
+test("a path may end with a CA, whose keyUsage is that of a CA; for CRLs it must have cRLSign", () => {
+  const ca = forgeCa("CA", root, { replace: [extensions.basicConstraints(true), extensions.keyUsage("keyCertSign")] });
+  expect(outcome({ leaf: ca.certificate })).toBe("accepted");
+  expect(() => validatePath({ endEntity: ca.certificate, intermediates: [], trustAnchors: [root.certificate], purpose: "cRLSign", at: testTime.now })).toThrow(expect.objectContaining({ code: "key-usage-missing" }));
+});
+
 describe("a budget ends hostile work", () => {
+  test("on policies that a certificate repeats path after path", () => {
+    const policies = Array.from({ length: 60 }, (_, index) => `1.2.${index}`);
+    expect(outcome({ leaf: leafWith([extensions.certificatePolicies(...policies)]), budget: { policyNodes: 50 } })).toBe("budget-exceeded");
+  });
+
+  test("on names that no constraint is about", () => {
+    const ca = forgeCa("Names", root, { extra: [extensions.nameConstraints({ excluded: [ip("10.0.0.0/255.0.0.0")] })] });
+    const leaf = leafWith([extensions.subjectAltName(Array.from({ length: 60 }, (_, index) => dns(`h${index}.example.com`)))], {}, ca);
+    expect(outcome({ leaf, intermediates: [ca], budget: { nameComparisons: 50 } })).toBe("budget-exceeded");
+    expect(outcome({ leaf, intermediates: [ca] })).toBe("accepted");
+  });
+
   test("on signatures: many keys under one name", () => {
     const keys = Array.from({ length: 12 }, () => forgeCa("Swarm", root));
     const leaf = forge({ subject: commonName("leaf"), issuer: commonName("Swarm"), publicKey: testKeyPair().publicKey }, testKeyPair().privateKey);

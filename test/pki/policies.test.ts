@@ -134,6 +134,13 @@ describe("a mapping", () => {
   });
 });
 
+test("an anchor's policies narrow what is acceptable, and its mappings hold", () => {
+  const root = [certificatePolicies(gold), policyMappings([gold, silver])];
+  expect(outcome([[certificatePolicies(silver)]], [certificatePolicies(silver)], asking(gold), { root })).toBe("accepted");
+  expect(outcome([[certificatePolicies(gold)]], [certificatePolicies(gold)], asking(gold), { root })).toBe(refused);
+  expect(outcome([[certificatePolicies(silver)]], [certificatePolicies(silver)], { ...asking(gold), inhibitMapping: true }, { root })).toBe(refused);
+});
+
 test("a policy that stands twice in a certificate is refused", () => {
   expect(outcome([[certificatePolicies(gold, gold)]], [certificatePolicies(gold)])).toBe(refused);
 });
