@@ -235,6 +235,7 @@ async function makeAuthorityKey(profile: "root" | "issuing", issuer: AuthorityKe
     issuerKeyType: signer.keyType,
     names: { commonName: `${label} ${profile} CA ${settings.trustDomain}` },
     notBefore: wholeSeconds(now - 60_000),
+    at: new Date(now),
     notAfter: wholeSeconds(Math.min(now + validityDays[profile] * day, latest)),
     ...(profile === "issuing" && { constraints: { uriHosts: [settings.trustDomain], dns: [...dns], ipRanges: [...ipRanges] } }),
     trustDomain: settings.trustDomain,

@@ -91,6 +91,7 @@ export class Issuer {
       names: { uri: identity.uri, dns: [...names.dns], ip: [...names.ip] },
       notBefore,
       notAfter,
+      at: new Date(now),
       crlDistributionPoint,
       trustDomain: identity.trustDomain,
     });

@@ -37,6 +37,8 @@ export interface CertificateContent {
   readonly names: { readonly uri?: string; readonly dns?: readonly string[]; readonly ip?: readonly string[]; readonly commonName?: string };
   readonly notBefore: Date;
   readonly notAfter: Date;
+  /** When it is issued: notBefore lies a minute before. */
+  readonly at?: Date;
   /** URI of the CRL that will list the certificate if it is revoked. */
   readonly crlDistributionPoint?: string;
   /** Of an issuing CA. */
@@ -68,7 +70,7 @@ export async function buildCertificate(content: CertificateContent): Promise<Uin
     webcrypto as Crypto,
   );
   const certificate = Certificate.parse(new Uint8Array(built.rawData));
-  lintCertificate(certificate, { profile, issuer: issuer === "self" ? certificate : issuer });
+  lintCertificate(certificate, { profile, issuer: issuer === "self" ? certificate : issuer, ...(content.at === undefined ? {} : { at: content.at }) });
   return certificate.tbs;
 }
 

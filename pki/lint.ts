@@ -5,13 +5,14 @@
 import { hash } from "node:crypto";
 import type { Certificate } from "./certificate.ts";
 import type { CertificateRevocationList } from "./crl.ts";
-import { DerReader, constructedContextTag, contextTag, readSingle, tag } from "./der.ts";
+import { DerReader, constructedContextTag, contextTag, encodeNamedBits, readSingle, tag } from "./der.ts";
 import { SignetError } from "./errors.ts";
 import type { ErrorCode } from "./errors.ts";
 import { findExtension, keyUsageBits } from "./extensions.ts";
 import type { KeyUsageBit } from "./extensions.ts";
 import { checkAcceptableKey } from "./keys.ts";
 import { isDnsName, isDnsNameOrWildcard } from "./name-matching.ts";
+import { encodeGeneralName } from "./name.ts";
 import type { GeneralName } from "./name.ts";
 import { oid } from "./oids.ts";
 
@@ -24,6 +25,10 @@ export interface CertificateLintContext {
   readonly profile?: CertificateProfile;
   /** The issuer's certificate; the certificate itself for a root. */
   readonly issuer?: Certificate;
+  /** When it is issued. */
+  readonly at?: Date;
+  /** The CRL that lists it if it is revoked. */
+  readonly crl?: CertificateRevocationList;
 }
 
 export interface CrlLintContext {
@@ -33,6 +38,9 @@ export interface CrlLintContext {
   readonly scope?: "user" | "ca";
   /** The CRL of this scope and kind before this one. */
   readonly previous?: CertificateRevocationList;
+  /** Of a delta: the complete CRL that it changes. */
+  readonly base?: CertificateRevocationList;
+  /** When it is published. */
   readonly at?: Date;
 }
 
@@ -52,6 +60,11 @@ export type CrlRule = Rule<"crl", CertificateRevocationList, CrlLintContext>;
 const rfc = <Subject, Context>(id: string, section: string, check: (subject: Subject, context: Context) => boolean) => ({ id, citation: `RFC 5280 section ${section}`, strict: true, check });
 const own = <Subject, Context>(id: string, citation: string, check: (subject: Subject, context: Context) => boolean) => ({ id, citation, strict: false, check });
 
+const minute = 60_000;
+const day = 86_400_000;
+/** Two values, of which either may be absent. */
+const sameOctets = (one: Uint8Array = Buffer.alloc(0), other: Uint8Array = Buffer.alloc(0)): boolean => Buffer.from(one).equals(other);
+const crlExtension = ({ extensions }: CertificateRevocationList, extensionOid: string) => findExtension(extensions, extensionOid);
 const isCa = (certificate: Certificate): boolean => certificate.extensions.basicConstraints?.ca === true;
 const isCritical = ({ extensions }: Certificate, extensionOid: string): boolean | undefined => findExtension(extensions.all, extensionOid)?.critical;
 /** Absent, or critical. */
@@ -140,6 +153,11 @@ const certificateRules: readonly Omit<CertificateRule, "appliesTo">[] = [
   // Not strict: sections 6.1.4 (n) and 6.3.3 (f) read keyUsage only where it is present.
   own("ca-key-usage-present", "RFC 5280 section 4.2.1.3", (certificate: Certificate) => !isCa(certificate) || certificate.extensions.keyUsage !== undefined),
   own("validity-in-order", "RFC 5280 section 4.1.2.5", ({ notBeforeTime, notAfterTime }: Certificate) => notBeforeTime < notAfterTime),
+  own("distinguished-encoding", "X.690 sections 11.2.2 and 11.5", isDistinguished),
+  own("not-before-backdated", "profile: a minute, for clocks that are late, and never before the issuer", ({ notBeforeTime }: Certificate, { at, issuer }) => {
+    const backdated = at === undefined ? minute : at.getTime() - notBeforeTime;
+    return (backdated >= minute && backdated < 2 * minute) || notBeforeTime === issuer?.notBeforeTime;
+  }),
   own("serial-of-64-random-bits", "CA/Browser Forum BR 7.1", ({ serialNumber }: Certificate, { profile }) => profile === undefined || serialOctets(serialNumber) >= 8),
   own("signature-algorithm-strong", "SP 800-131A", ({ signatureAlgorithm: { family, hash: name } }: Certificate, { profile }) => profile === undefined || (family !== undefined && family !== "dsa" && strongHashes.has(name))),
   own("key-type-certified", "SP 800-57 Part 1 section 5.6", ({ publicKeyType }: Certificate, { profile }) => profile === undefined || certifiedKeyTypes.has(publicKeyType)),
@@ -153,6 +171,12 @@ const certificateRules: readonly Omit<CertificateRule, "appliesTo">[] = [
   own("ca-path-length", "profile", (certificate: Certificate, { profile }) => typeof profile !== "string" || certificate.extensions.basicConstraints?.pathLength === (profile === "root" ? 1 : 0)),
   own("issuing-ca-names-constrained", "profile", (certificate: Certificate, { profile }) => profile !== "issuing" || isConstrainedInEveryForm(certificate)),
   own("crl-distribution-point-present", "profile", (certificate: Certificate, { profile }) => profile === undefined || typeof profile === "string" || namedDistributionPoints(certificate) === 1),
+  own("crl-distribution-point-of-crl", "RFC 5280 section 6.3.3 (b)(2)(i)", ({ extensions: { crlDistributionPoints = [] } }: Certificate, { crl }) => {
+    const names = crl?.issuingDistributionPoint?.fullNames ?? [];
+    return names.length === 0 || names.some((name) => crlDistributionPoints.some((point) => point.fullNames?.some((other) => encodeGeneralName(other).equals(encodeGeneralName(name)))));
+  }),
+  own("freshest-crl-as-in-crl", "RFC 5280 sections 4.2.1.15 and 5.2.6", (certificate: Certificate, { crl }) =>
+    crl === undefined || sameOctets(findExtension(certificate.extensions.all, oid.freshestCrl)?.value, crlExtension(crl, oid.freshestCrl)?.value)),
   own("leaf-is-no-ca", "RFC 5280 section 4.2.1.9", (certificate: Certificate, context) => leafProfile(context) === undefined || !isCa(certificate)),
   own("leaf-key-usage", "RFC 5280 section 4.2.1.3; RFC 9881 section 5", (certificate: Certificate, context) =>
     leafProfile(context) === undefined || hasKeyUsage(certificate, certificate.publicKeyType.startsWith("rsa-") ? ["digitalSignature", "keyEncipherment"] : ["digitalSignature"])),
@@ -201,14 +225,25 @@ function namedDistributionPoints({ extensions: { crlDistributionPoints = [] } }:
   return crlDistributionPoints.filter((point) => point.fullNames?.length === 1 && point.fullNames[0]?.kind === "uri" && point.crlIssuers === undefined && point.reasons === undefined).length;
 }
 
-/** A permitted subtree alone lets any name of another form through (RFC 5280 section 4.2.1.10). */
-function isConstrainedInEveryForm({ extensions: { nameConstraints } }: Certificate): boolean {
-  const kinds = new Set([...(nameConstraints?.permitted ?? []), ...(nameConstraints?.excluded ?? [])].map((base) => base.kind));
+/** A permitted subtree alone lets any name of another form through (RFC 5280 section 4.2.1.10), an excluded one all the rest of its form. */
+function isConstrainedInEveryForm({ extensions: { nameConstraints: { permitted, excluded } = { permitted: [], excluded: [] } } }: Certificate): boolean {
+  const kinds = new Set([...permitted, ...excluded.filter(isWholeForm)].map((base) => base.kind));
   return (["uri", "dns", "ip", "email", "directory"] as const).every((kind) => kinds.has(kind));
 }
 
-const day = 86_400_000;
-const crlExtension = ({ extensions }: CertificateRevocationList, extensionOid: string) => findExtension(extensions, extensionOid);
+function isWholeForm(base: GeneralName): boolean {
+  if (base.kind === "ip") return base.octets.every((octet) => octet === 0);
+  return base.kind === "directory" ? base.value.isEmpty : base.value === "";
+}
+
+/** What readers bear in the two extensions that everybody has written wrongly at some time. */
+function isDistinguished({ extensions: { all, basicConstraints, keyUsage } }: Certificate): boolean {
+  const usageBits = keyUsageBits.reduce((bits, bit, index) => (keyUsage?.has(bit) === true ? bits | (1 << index) : bits), 0);
+  const usage = findExtension(all, oid.keyUsage)?.value;
+  const constraints = findExtension(all, oid.basicConstraints)?.value;
+  const falseIsWritten = basicConstraints?.ca === false && constraints?.[2] === tag.boolean;
+  return (usage === undefined || sameOctets(usage, encodeNamedBits(usageBits))) && !falseIsWritten;
+}
 
 function isKeyIdentifierOnly(crl: CertificateRevocationList): boolean {
   const value = crlExtension(crl, oid.authorityKeyIdentifier)?.value;
@@ -253,10 +288,17 @@ const crlRules: readonly Omit<CrlRule, "appliesTo">[] = [
   own("crl-distribution-point-of-shard", "RFC 5280 section 6.3.3 (b)", ({ issuingDistributionPoint: point }: CertificateRevocationList, { distributionPoint }) =>
     distributionPoint === undefined || (point?.fullNames.length === 1 && point.fullNames[0]?.value === distributionPoint)),
   own("crl-scope-kept", "profile: a scope is the issuer's key and the distribution point, and neither ever changes", ({ issuingDistributionPoint: point, authorityKeyIdentifier }: CertificateRevocationList, { previous }) =>
-    previous === undefined || (authorityKeyIdentifier === previous.authorityKeyIdentifier && Buffer.from(point?.der ?? []).equals(previous.issuingDistributionPoint?.der ?? Buffer.alloc(0)))),
+    previous === undefined || (authorityKeyIdentifier === previous.authorityKeyIdentifier && sameOctets(point?.der, previous.issuingDistributionPoint?.der))),
+  own("delta-scope-of-base", "RFC 5280 section 5.2.4", (crl: CertificateRevocationList, { base }) =>
+    base === undefined || (crl.issuer.hasSameBytes(base.issuer) && crl.authorityKeyIdentifier === base.authorityKeyIdentifier && sameOctets(crl.issuingDistributionPoint?.der, base.issuingDistributionPoint?.der))),
+  own("delta-number-of-base", "RFC 5280 section 5.2.3: made at one time, they share a number", ({ crlNumber, thisUpdate }: CertificateRevocationList, { base }) =>
+    base === undefined || base.thisUpdate.getTime() !== thisUpdate.getTime() || base.crlNumber === crlNumber),
+  own("base-names-its-delta", "RFC 5280 section 5.2.6", (_crl: CertificateRevocationList, { base }) => base === undefined || crlExtension(base, oid.freshestCrl) !== undefined),
   own("delta-after-its-base", "RFC 5280 section 5.2.4", ({ crlNumber, baseCrlNumber }: CertificateRevocationList) => baseCrlNumber === undefined || (crlNumber ?? -1n) >= baseCrlNumber),
   own("crl-number-rises", "RFC 5280 section 5.2.3", ({ crlNumber }: CertificateRevocationList, { previous }) => previous?.crlNumber === undefined || (crlNumber ?? -1n) > previous.crlNumber),
   own("this-update-rises", "platform: OpenSSL keeps the first of two CRLs of one second", ({ thisUpdate }: CertificateRevocationList, { previous }) => previous === undefined || thisUpdate.getTime() >= previous.thisUpdate.getTime() + 1000),
+  own("this-update-recent", "profile: an hour back, so that revocations in quick succession need no future date", ({ thisUpdate }: CertificateRevocationList, { at }) =>
+    at === undefined || at.getTime() - thisUpdate.getTime() <= 65 * minute),
   own("this-update-not-ahead", "RFC 5280 section 5.1.2.4", ({ thisUpdate }: CertificateRevocationList, { at }) => at === undefined || thisUpdate <= at),
 ];
 

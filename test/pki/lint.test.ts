@@ -77,6 +77,21 @@ function ca(changed: Extensions = {}, content: Partial<ForgedContent> = {}): Cer
   return forge({ subject: commonName("CA"), issuer: authority.root.subject, publicKey: caKeys.publicKey, extensions: list(goodCa, changed), ...content }, authority.rootKeys.privateKey);
 }
 
+const twoPoints = "http://localhost:8080/crl/leaf-0.crl";
+const crlContext: CrlLintContext = { issuer: authority.issuing, scope: "user", distributionPoint: twoPoints, at: testTime.now };
+const goodCrl: Extensions = {
+  aki: crlExtensions.authorityKeyIdentifier(ski),
+  number: crlExtensions.crlNumber(7),
+  idp: crlExtensions.issuingDistributionPoint({ fullName: uri(twoPoints), user: true }),
+};
+
+function crl(changed: Extensions = {}, content: Partial<ForgedCrlContent> = {}, algorithm?: SignatureAlgorithmName): CertificateRevocationList {
+  return forgeCrl({ issuer: authority.issuing.subject, extensions: list(goodCrl, changed), ...content }, algorithm === "rsa-sha1" ? rsaKeys.privateKey : authority.issuingKeys.privateKey, algorithm);
+}
+
+const inHours = (hours: number): Uint8Array => encodeTime(new Date(testTime.now.getTime() + hours * 3_600_000));
+const freshest = crlExtensions.freshestCrl("http://localhost:8080/crl/leaf-0-delta.crl");
+const delta = crlExtensions.deltaCrlIndicator(6);
 const noProfile: CertificateLintContext = {};
 const reasonsOnlyPoint = extension(oid.crlDistributionPoints, false, encodeSequence(encodeSequence(encodeNamedBits(2, contextTag(1)))));
 
@@ -109,6 +124,10 @@ const badCertificates: Record<string, { certificate: Certificate; context: Certi
   "inhibit-any-policy-critical": { certificate: ca({ iap: extensions.inhibitAnyPolicy(0, false) }), context: issuingCa },
   "freshest-crl-not-critical": { certificate: leaf({ fc: crlExtensions.freshestCrl("http://localhost/delta.crl", true) }), context: agent },
   "validity-in-order": { certificate: leaf({}, { notBefore: testTime.notAfter, notAfter: testTime.notBefore }), context: agent },
+  "distinguished-encoding": { certificate: leaf({ ku: extension(oid.keyUsage, true, Buffer.from("03020080", "hex")) }), context: agent },
+  "not-before-backdated": { certificate: leaf({}, { notBefore: testTime.now }), context: { ...agent, at: new Date(testTime.now.getTime() + 59_000) } },
+  "crl-distribution-point-of-crl": { certificate: leaf(), context: { ...agent, crl: crl({ idp: crlExtensions.issuingDistributionPoint({ fullName: uri(`${twoPoints}/`), user: true }) }) } },
+  "freshest-crl-as-in-crl": { certificate: leaf(), context: { ...agent, crl: crl({ freshest }) } },
   "serial-of-64-random-bits": { certificate: leaf({}, { serialNumber: "40111111111111" }), context: agent },
   "signature-algorithm-strong": { certificate: leaf({}, {}, "rsa-sha1"), context: agent },
   "key-type-certified": { certificate: leaf({ ski: undefined }, { publicKey: testKeyPair("ec-p521").publicKey }), context: agent, also: ["subject-key-identifier-method"] },
@@ -122,7 +141,7 @@ const badCertificates: Record<string, { certificate: Certificate; context: Certi
   "key-usage-critical": { certificate: leaf({ ku: extension(oid.keyUsage, false, Buffer.from("03020780", "hex")) }), context: agent },
   "ca-profile": { certificate: ca({ ku: extensions.keyUsage("keyCertSign", "cRLSign", "digitalSignature") }), context: issuingCa },
   "ca-path-length": { certificate: ca({ bc: extensions.basicConstraints(true) }), context: issuingCa },
-  "issuing-ca-names-constrained": { certificate: ca({ nc: extensions.nameConstraints({ permitted: [uri("signet.internal")] }) }), context: issuingCa },
+  "issuing-ca-names-constrained": { certificate: ca({ nc: extensions.nameConstraints({ permitted: everyForm.slice(1), excluded: [uri("example.com")] }) }), context: issuingCa },
   "crl-distribution-point-present": { certificate: leaf({ cdp: undefined }), context: agent },
   "leaf-is-no-ca": { certificate: leaf({ bc: extensions.basicConstraints(true) }), context: agent, also: ["ca-subject-present"] },
   "leaf-key-usage": { certificate: leaf({ ku: extensions.keyUsage("digitalSignature", "keyEncipherment") }), context: agent },
@@ -132,25 +151,12 @@ const badCertificates: Record<string, { certificate: Certificate; context: Certi
   "leaf-common-name-repeated": { certificate: leaf({}, { subject: commonName("localhost") }), context: agent },
 };
 
-const twoPoints = "http://localhost:8080/crl/leaf-0.crl";
-const crlContext: CrlLintContext = { issuer: authority.issuing, scope: "user", distributionPoint: twoPoints, at: testTime.now };
-const goodCrl: Extensions = {
-  aki: crlExtensions.authorityKeyIdentifier(ski),
-  number: crlExtensions.crlNumber(7),
-  idp: crlExtensions.issuingDistributionPoint({ fullName: uri(twoPoints), user: true }),
-};
-
-function crl(changed: Extensions = {}, content: Partial<ForgedCrlContent> = {}, algorithm?: SignatureAlgorithmName): CertificateRevocationList {
-  return forgeCrl({ issuer: authority.issuing.subject, extensions: list(goodCrl, changed), ...content }, algorithm === "rsa-sha1" ? rsaKeys.privateKey : authority.issuingKeys.privateKey, algorithm);
-}
-
 const akiWithIssuer = extension(
   oid.authorityKeyIdentifier,
   false,
   encodeSequence(encode(contextTag(0), Buffer.from(ski, "hex")), encode(constructedContextTag(1), encodeGeneralName({ kind: "directory", value: authority.root.subject })), encode(contextTag(2), Buffer.of(1))),
 );
 const serial = newSerialNumber();
-const inHours = (hours: number): Uint8Array => encodeTime(new Date(testTime.now.getTime() + hours * 3_600_000));
 
 const badCrls: Record<string, { crl: CertificateRevocationList; context?: CrlLintContext; also?: readonly string[] }> = {
   "crl-version-2": { crl: crl({}, { version: 1, extensions: [] }), context: {}, also: ["crl-authority-key-identifier", "crl-number-present", "crl-authority-key-identifier-only"] },
@@ -178,6 +184,10 @@ const badCrls: Record<string, { crl: CertificateRevocationList; context?: CrlLin
   "crl-scope": { crl: crl({ idp: crlExtensions.issuingDistributionPoint({ fullName: uri(twoPoints) }) }) },
   "crl-distribution-point-of-shard": { crl: crl({ idp: crlExtensions.issuingDistributionPoint({ fullName: uri(`${twoPoints}/`), user: true }) }) },
   "crl-scope-kept": { crl: crl(), context: { ...crlContext, previous: crl({ number: crlExtensions.crlNumber(6), idp: crlExtensions.issuingDistributionPoint({ fullName: uri(`${twoPoints}x`), user: true }) }, { thisUpdate: inHours(-3) }) } },
+  "delta-scope-of-base": { crl: crl({ delta }), context: { ...crlContext, base: crl({ freshest, idp: crlExtensions.issuingDistributionPoint({ fullName: uri(`${twoPoints}/`), user: true }) }) } },
+  "delta-number-of-base": { crl: crl({ delta }), context: { ...crlContext, base: crl({ freshest, number: crlExtensions.crlNumber(6) }) } },
+  "base-names-its-delta": { crl: crl({ delta }), context: { ...crlContext, base: crl() } },
+  "this-update-recent": { crl: crl(), context: { ...crlContext, at: new Date(testTime.now.getTime() + 6 * 60_000) } },
   "delta-after-its-base": { crl: crl({ delta: crlExtensions.deltaCrlIndicator(8) }) },
   "crl-number-rises": { crl: crl(), context: { ...crlContext, previous: crl({}, { thisUpdate: inHours(-3) }) } },
   "this-update-rises": { crl: crl(), context: { ...crlContext, previous: crl({ number: crlExtensions.crlNumber(6) }) } },
@@ -196,7 +206,7 @@ function brokenRules(run: () => void, code = "lint-failed"): string[] {
 
 describe("a good artefact breaks no rule", () => {
   test("certificates of every profile", async () => {
-    expect(brokenRules(() => lintCertificate(leaf(), agent))).toEqual([]);
+    expect(brokenRules(() => lintCertificate(leaf({ freshest }), { ...agent, at: new Date(testTime.notBefore.getTime() + 60_999), crl: crl({ freshest }) }))).toEqual([]);
     expect(brokenRules(() => lintCertificate(ca(), issuingCa))).toEqual([]);
     expect(brokenRules(() => lintCertificate(authority.root, { profile: "root", issuer: authority.root }))).toEqual([]);
     expect(brokenRules(() => lintCertificate(authority.issuing, issuingCa))).toEqual([]);
@@ -212,7 +222,7 @@ describe("a good artefact breaks no rule", () => {
     expect(brokenRules(() => lintCrl(crl(), { ...crlContext, previous }))).toEqual([]);
     expect(brokenRules(() => lintCrl(authority.leafCrl([{ serialNumber: serial, revocationDate: testTime.now, reason: "keyCompromise" }]), crlContext))).toEqual([]);
     expect(brokenRules(() => lintCrl(authority.rootCrl([]), { issuer: authority.root, scope: "ca", at: testTime.now }))).toEqual([]);
-    expect(brokenRules(() => lintCrl(crl({ delta: crlExtensions.deltaCrlIndicator(6) }, { entries: [crlEntry(serial, reasonCode(8))] }), crlContext))).toEqual([]);
+    expect(brokenRules(() => lintCrl(crl({ delta }, { entries: [crlEntry(serial, reasonCode(8))] }), { ...crlContext, base: crl({ freshest }) }))).toEqual([]);
   });
 });
 
