@@ -78,19 +78,26 @@ export class EphemeralKeyPair {
     this.#privateKey = undefined;
     if (privateKey === undefined) throw new SignetError("state-conflict", "An ephemeral key pair agrees on one key only.");
     if (Buffer.compare(peerPublicValue, this.publicValue) === 0) throw new SignetError("peer-is-self", "One's own public value came back.");
-    const publicKey = decodePublicValue(this.group, peerPublicValue);
-    let shared: Buffer;
-    try {
-      shared = diffieHellman({ privateKey, publicKey });
-    } catch (error) {
-      // For X25519 this is the all-zero secret of a point of small order (RFC 7748 section 6.1).
-      throw new SignetError("key-rejected", "The peer's public value does not agree on a key.", { cause: error });
-    }
+    const shared = sharedSecret(this.group, privateKey, peerPublicValue);
     const values = [this.publicValue, peerPublicValue].sort(Buffer.compare);
     const info = Buffer.concat(["signet-key-agreement-v1", this.group, ...values, context].map(lengthPrefixed));
     const key = SecretKey.from(new Uint8Array(hkdfSync("sha256", shared, new Uint8Array(0), info, 32)));
     shared.fill(0);
     return key;
+  }
+}
+
+/**
+ * The bare shared secret, which is no key yet, and whose octets the caller zeroes. For public vectors and `sessionKey` alone.
+ * @throws SignetError key-rejected (the peer's value is not of the group, or of small order)
+ */
+export function sharedSecret(group: AgreementGroup, privateKey: KeyObject, peerPublicValue: Uint8Array): Buffer {
+  const publicKey = decodePublicValue(group, peerPublicValue);
+  try {
+    return diffieHellman({ privateKey, publicKey });
+  } catch (cause) {
+    // For X25519 this is the all-zero secret of a point of small order (RFC 7748 section 6.1).
+    throw new SignetError("key-rejected", "The peer's public value does not agree on a key.", { cause });
   }
 }
 

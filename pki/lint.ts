@@ -114,6 +114,13 @@ export function subjectKeyIdentifierOf(spki: Uint8Array): string {
   return hash("sha256", key, "hex").slice(0, 40);
 }
 
+/** With a keyIdentifier, and where the certificate is signed with its own key, none but its own; there, it may be left out whole. */
+function hasAuthorityKeyIdentifier(certificate: Certificate): boolean {
+  const { all, authorityKeyIdentifier, subjectKeyIdentifier } = certificate.extensions;
+  if (!isSelfSigned(certificate)) return authorityKeyIdentifier !== undefined;
+  return findExtension(all, oid.authorityKeyIdentifier) === undefined || (authorityKeyIdentifier !== undefined && (subjectKeyIdentifier ?? authorityKeyIdentifier) === authorityKeyIdentifier);
+}
+
 const strongHashes: ReadonlySet<string | undefined> = new Set(["sha256", "sha384", "sha512", undefined]);
 const certifiedKeyTypes: ReadonlySet<string> = new Set(["rsa-2048", "rsa-3072", "rsa-4096", "ec-p256", "ec-p384", "ed25519", "ml-dsa-65"]);
 
@@ -129,7 +136,7 @@ const certificateRules: readonly Omit<CertificateRule, "appliesTo">[] = [
   rfc("time-form", "4.1.2.5", ({ hasPrescribedTimes }: Certificate) => hasPrescribedTimes),
   rfc("unique-identifiers-absent", "4.1.2.8", ({ hasUniqueIdentifiers }: Certificate) => !hasUniqueIdentifiers),
   rfc("ca-subject-present", "4.1.2.6", (certificate: Certificate) => !isCa(certificate) || !certificate.subject.isEmpty),
-  rfc("authority-key-identifier-present", "4.2.1.1", (certificate: Certificate) => certificate.extensions.authorityKeyIdentifier !== undefined || isSelfSigned(certificate)),
+  rfc("authority-key-identifier-present", "4.2.1.1", hasAuthorityKeyIdentifier),
   rfc("authority-key-identifier-not-critical", "4.2.1.1", neverCritical(oid.authorityKeyIdentifier)),
   rfc("ca-subject-key-identifier-present", "4.2.1.2", (certificate: Certificate) => !isCa(certificate) || certificate.extensions.subjectKeyIdentifier !== undefined),
   rfc("subject-key-identifier-not-critical", "4.2.1.2", neverCritical(oid.subjectKeyIdentifier)),

@@ -226,6 +226,17 @@ describe("a good artefact breaks no rule", () => {
   });
 });
 
+test("a self-signed certificate may leave the authorityKeyIdentifier out, but names no key in it that is not its own", () => {
+  const keys = testKeyPair();
+  const own = keyIdentifier(keys.publicKey);
+  const selfSigned = (...aki: Uint8Array[]) =>
+    brokenRules(() => checkStrictly(forge({ subject: commonName("Root"), issuer: commonName("Root"), publicKey: keys.publicKey, extensions: [extensions.basicConstraints(true), extensions.subjectKeyIdentifier(own), ...aki] }, keys.privateKey)), "profile-violation");
+  expect(selfSigned()).toEqual([]);
+  expect(selfSigned(extensions.authorityKeyIdentifier(own))).toEqual([]);
+  expect(selfSigned(extensions.authorityKeyIdentifier(rootId))).toEqual(["authority-key-identifier-present"]);
+  expect(selfSigned(extension(oid.authorityKeyIdentifier, false, encodeSequence()))).toEqual(["authority-key-identifier-present"]);
+});
+
 describe("one bad artefact for each rule", () => {
   test("every rule has one", () => {
     expect([...Object.keys(badCertificates), ...Object.keys(badCrls)].sort()).toEqual(lintRules.map((rule) => rule.id).sort());
