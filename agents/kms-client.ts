@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import type { z } from "zod";
 import { SignetError } from "#pki/errors.ts";
-import { requestOverMutualTls } from "#pki/http-client.ts";
+import { requestOverMutualTls, type TlsAnswer, type TlsRequest } from "#pki/http-client.ts";
 import { SecretKey } from "#pki/keys.ts";
 import type { MutualAgent } from "#pki/mtls.ts";
 import {
@@ -238,15 +238,23 @@ export class KmsClient {
     return result.data;
   }
 
-  #send(method: Method, path: string, i: { body?: unknown; headers?: Record<string, string> }) {
+  async #send(method: Method, path: string, i: { body?: unknown; headers?: Record<string, string> }): Promise<TlsAnswer> {
     const json = i.body === undefined ? {} : { "content-type": "application/json" };
-    return requestOverMutualTls({
+    const request: TlsRequest = {
       agent: this.#agent,
       url: new URL(path, this.#url).href,
       method,
       headers: { ...json, ...i.headers },
       ...(i.body === undefined ? {} : { body: Buffer.from(JSON.stringify(i.body)) }),
-    });
+    };
+    try {
+      return await requestOverMutualTls(request);
+    } catch (error) {
+      // A connection that is cut, such as that of a caller who was just revoked, does not say why; asked again, over a new one, the KMS does.
+      const isRepeatable = method === "GET" || i.headers?.["idempotency-key"] !== undefined;
+      if (!isRepeatable || !(error instanceof SignetError) || error.code !== "tls-refused") throw error;
+      return requestOverMutualTls(request);
+    }
   }
 }
 

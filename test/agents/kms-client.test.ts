@@ -130,3 +130,15 @@ test("each call that makes something has an Idempotency-Key of its own, or the o
   expect(new Set(keys).size).toBe(3);
   expect(keys[2]).toBe("again");
 });
+
+test("a call that may be repeated is made once more where its connection was cut, so that the reason arrives; no other is", async () => {
+  const cut: Answer = (request) => request.socket.destroy();
+  answers = [cut, problem(403, "certificate-revoked")];
+  await expect(client.listKeys()).rejects.toThrow(refusal("certificate-revoked"));
+  answers = [cut, json(description("k1"))];
+  expect((await client.createKey("team")).id).toBe("k1");
+  expect(new Set(requests.slice(2).map((request) => request.headers["idempotency-key"])).size).toBe(1);
+  answers = [cut, problem(403, "certificate-revoked")];
+  await expect(client.encrypt("team", Buffer.from("text"))).rejects.toThrow(refusal("tls-refused"));
+  expect(requests).toHaveLength(5);
+});
