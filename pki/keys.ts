@@ -187,23 +187,31 @@ export function checkAcceptableKey(spki: Uint8Array): KeyType {
   return type;
 }
 
-const smallPrimes = ((): readonly bigint[] => {
-  const primes: bigint[] = [];
-  for (let candidate = 2n; candidate < 752n; candidate++) if (primes.every((prime) => candidate % prime !== 0n)) primes.push(candidate);
-  return primes;
-})();
+interface RsaTables {
+  readonly smallPrimes: readonly bigint[];
+  /** For each prime up to 167, the residues that powers of 65537 take: a modulus whose residues all lie in them has ROCA's structure (by chance: 2^-27). */
+  readonly rocaResidues: readonly { readonly prime: bigint; readonly residues: ReadonlySet<bigint> }[];
+}
 
-/** For each prime up to 167, the residues that powers of 65537 take: a modulus whose residues all lie in them has ROCA's structure (by chance: 2^-27). */
-const rocaResidues = smallPrimes
-  .filter((prime) => prime > 2n && prime <= 167n)
-  .map((prime) => {
-    const residues = new Set<bigint>();
-    for (let power = 1n; !residues.has(power); power = (power * 65537n) % prime) residues.add(power);
-    return { prime, residues };
-  });
+/** Made at the first RSA key: their big integers cost each process 13 ms. */
+let rsaTables: RsaTables | undefined;
+
+function makeRsaTables(): RsaTables {
+  const smallPrimes: bigint[] = [];
+  for (let candidate = 2n; candidate < 752n; candidate++) if (smallPrimes.every((prime) => candidate % prime !== 0n)) smallPrimes.push(candidate);
+  const rocaResidues = smallPrimes
+    .filter((prime) => prime > 2n && prime <= 167n)
+    .map((prime) => {
+      const residues = new Set<bigint>();
+      for (let power = 1n; !residues.has(power); power = (power * 65537n) % prime) residues.add(power);
+      return { prime, residues };
+    });
+  return { smallPrimes, rocaResidues };
+}
 
 function checkRsaKey(key: KeyObject): void {
   if (key.asymmetricKeyDetails?.publicExponent !== 65537n) throw new SignetError("key-rejected", "The RSA public exponent is not 65537.");
+  const { smallPrimes, rocaResidues } = (rsaTables ??= makeRsaTables());
   const modulus = BigInt(`0x${Buffer.from(key.export({ format: "jwk" }).n ?? "", "base64url").toString("hex")}`);
   if (smallPrimes.some((prime) => modulus % prime === 0n)) throw new SignetError("key-rejected", "The RSA modulus has a factor below 752.");
   if (rocaResidues.every(({ prime, residues }) => residues.has(modulus % prime))) {

@@ -26,7 +26,7 @@ for (const folder of folders(dist)) {
 
 // A file that is started by its path has to be named by an import of package.json, since its ending is another in the package.
 for (const file of readdirSync(dist, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".js"))) {
-  if (/new URL\([^)]*\.ts["`]/.test(readFileSync(path.join(dist, file), "utf8"))) fail(`${file} names a source file by its path; import.meta.resolve("#folder/name.ts") finds it in both places.`);
+  if (/new URL\([^)]*\.ts["`]/.test(readFileSync(path.join(dist, file), "utf8"))) fail(`${file} names a source file by its path; projectFile("folder/name.ts") finds it in both places.`);
 }
 
 const { version, imports } = JSON.parse(readFileSync(path.join(root, "package.json"), "utf8")) as { version: string; imports: Record<string, string> };

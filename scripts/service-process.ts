@@ -2,7 +2,7 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { createInterface } from "node:readline";
 import { setTimeout as delay } from "node:timers/promises";
-import { fileURLToPath } from "node:url";
+import { projectFile } from "./project-file.ts";
 
 /** A service in a process of its own that has said it is ready. */
 export interface ServiceProcess<Ready> {
@@ -91,9 +91,4 @@ export async function startAndKill(file: string, argv: readonly string[], millis
   await delay(milliseconds);
   child.kill("SIGKILL");
   await gone;
-}
-
-/** The source in a clone, what was compiled of it in the package. */
-function projectFile(file: string): string {
-  return fileURLToPath(import.meta.resolve(`#${file}`));
 }

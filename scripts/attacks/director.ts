@@ -4,7 +4,7 @@ import { createHash, randomBytes } from "node:crypto";
 import { mkdir } from "node:fs/promises";
 import path from "node:path";
 import { createInterface } from "node:readline";
-import { fileURLToPath } from "node:url";
+import { projectFile } from "../project-file.ts";
 import type { ArmName, ArmResult, Attack, LiveSystem, Laboratory } from "./attack.ts";
 import type { Inbound, Opening, Outbound } from "./arm.ts";
 
@@ -29,7 +29,7 @@ export interface Direction {
   readonly stopping?: AbortSignal;
 }
 
-const armFile = fileURLToPath(import.meta.resolve("#scripts/attacks/arm.ts"));
+const armFile = projectFile("scripts/attacks/arm.ts");
 const armLimitMilliseconds = 45_000;
 
 type Role = "victim" | "mallory";

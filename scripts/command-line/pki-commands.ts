@@ -11,7 +11,6 @@ import { oid } from "#pki/oids.ts";
 import { pkiVerify } from "../pki-verify.ts";
 import { readInput } from "./files.ts";
 import { describe, formatDescription, readCrls, readPkiObjects, type PkiObject } from "./inspect.ts";
-import { describePkcs12, isPkcs12 } from "./pkcs12.ts";
 import { usageError, type Definition, type Invocation, type Outcome } from "./program.ts";
 
 /** By exit code. */
@@ -53,6 +52,8 @@ export function definePkiCommands(definition: Definition): void {
   const inspect = definition.command(pki, "inspect <file...>", "show certificates, requests, CRLs (PEM or DER) and PKCS#12 files; - for stdin", "npx signet pki inspect fullchain.pem crl.pem");
   inspect.option("--password-file <file>", `password of PKCS#12 files (- for stdin); or in the environment as ${passwordVariable}`);
   definition.handle(inspect, async (invocation: Invocation, files: readonly string[], options: { readonly passwordFile?: string }): Promise<Outcome> => {
+    // node-forge, which it loads, is of use to no other command.
+    const { describePkcs12, isPkcs12 } = await import("./pkcs12.ts");
     const now = systemClock.now();
     const shown: { readonly file: string; readonly description: Readonly<Record<string, unknown>> }[] = [];
     for (const file of files) {

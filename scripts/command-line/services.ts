@@ -2,10 +2,10 @@ import { spawn, type ChildProcess } from "node:child_process";
 import { closeSync, mkdirSync, openSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { createInterface } from "node:readline";
-import { fileURLToPath } from "node:url";
 import { z } from "zod";
 import { isErrorCode, SignetError } from "#pki/errors.ts";
 import { deploymentMode } from "#pki/protocol-ca.ts";
+import { projectFile } from "../project-file.ts";
 import { fileError } from "./program.ts";
 
 /** What a service says on its first line of stdout, once it serves. */
@@ -143,9 +143,4 @@ function parseJson(line: string): unknown {
   } catch {
     return undefined;
   }
-}
-
-/** A module of the project by its path from the root: its source in a clone, what was compiled of it in the package. */
-function projectFile(file: string): string {
-  return fileURLToPath(import.meta.resolve(`#${file}`));
 }

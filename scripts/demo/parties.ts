@@ -1,10 +1,10 @@
 /** The demo's side of its parties: each a child process that is given orders and asked for answers. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { createInterface } from "node:readline";
-import { fileURLToPath } from "node:url";
+import { projectFile } from "../project-file.ts";
 import type { Order, Report } from "./party.ts";
 
-const partyFile = fileURLToPath(import.meta.resolve("#scripts/demo/party.ts"));
+const partyFile = projectFile("scripts/demo/party.ts");
 const orderLimitMilliseconds = 45_000;
 
 /** A refusal that a party met, with its code. */

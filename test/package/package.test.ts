@@ -37,8 +37,8 @@ async function refusal(key: string): Promise<ErrorCode | undefined> {
     await alice.requestKey(key); // asks the KMS each time
     return undefined;
   } catch (error) {
-    if (error instanceof SignetError) return error.code;
-    throw error;
+    if (!(error instanceof SignetError)) throw error;
+    return error.retryable ? undefined : error.code; // a lost connection is no answer
   }
 }
 
