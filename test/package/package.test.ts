@@ -20,7 +20,7 @@ const project = path.join(folder, "orders");
 const installed = path.join(project, "node_modules", "signet");
 const onWindows = process.platform === "win32";
 /** As a user's shell has it: without what the npm that runs the tests has put there. */
-const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^npm_(package|lifecycle)|^npm_config_local_prefix$|^INIT_CWD$|^NODE_/i.test(name)));
+const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^npm_(package|lifecycle)|^npm_config_local_prefix$|^INIT_CWD$|^NODE_(COMPILE_CACHE|OPTIONS|ENV)$/i.test(name)));
 
 const entryPoints = { signet: "package/signet.d.ts", "signet/path-validation": "package/path-validation.d.ts", "signet/crl": "package/crl.d.ts" };
 
