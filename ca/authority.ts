@@ -100,7 +100,7 @@ export class Authority {
    * Opens the authority in `<dataDirectory>/ca`, alone: verifies the audit log, unseals the keys, gives up what a crash left half done.
    * @throws SignetError data-directory-foreign, -corrupt, -newer, -locked, unseal-failed
    */
-  static async open(dataDirectory: string, { clock, log }: { readonly clock: Clock; readonly log: Log }): Promise<Authority> {
+  static async open(dataDirectory: string, { clock, log, passphrase }: { readonly clock: Clock; readonly log: Log; readonly passphrase?: SecretKey }): Promise<Authority> {
     const paths = authorityPaths(dataDirectory);
     const directory = DataDirectory.open(paths.ca, authorityDirectoryFormat);
     let engine: SqlEngine | undefined;
@@ -110,7 +110,9 @@ export class Authority {
       const audit = await AuditLog.open(engine, clock);
       await engine.read((reads) => audit.verify(reads));
       const settings = await engine.read(loadSettings);
-      const unsealKey = await readUnsealKey(paths.unsealKey);
+      const unsealKey = await readUnsealKey(paths.unsealKey, passphrase);
+      if ((settings.mode === "production") !== (passphrase !== undefined))
+        throw new SignetError("data-directory-corrupt", `${paths.ca} and ${paths.unsealKey} do not belong together: one is for production, one for development.`);
       const load = (name: "root" | "issuing" | "server") => (engine as SqlEngine).read((reads) => loadAuthorityKey(reads, unsealKey, name));
       const [root, issuing, server] = [await load("root"), await load("issuing"), await load("server")];
       await engine.transaction((transaction) => abandonIntents(transaction));

@@ -43,6 +43,8 @@ export interface InitialisationOptions {
   /** DNS names and addresses that may be certified besides localhost and the loopback addresses. */
   readonly dns?: readonly string[];
   readonly ip?: readonly string[];
+  /** Makes a production authority, whose unseal key is sealed under it; without one it is for development. */
+  readonly passphrase?: SecretKey;
   readonly clock: Clock;
 }
 
@@ -61,7 +63,7 @@ export async function initialiseAuthority(dataDirectory: string, options: Initia
     throw new SignetError("data-directory-foreign", `${paths.operator} holds the credential of another authority. It was left alone.`);
   const directory = await DataDirectory.initialise(paths.ca, authorityDirectoryFormat, async (data) => {
     // A killed attempt may have left its key; nothing but that attempt's leavings was ever sealed under it.
-    const unsealKey = existsSync(paths.unsealKey) ? await readUnsealKey(paths.unsealKey) : await createUnsealKey(paths.unsealKey);
+    const unsealKey = await (existsSync(paths.unsealKey) ? readUnsealKey : createUnsealKey)(paths.unsealKey, options.passphrase);
     const engine = openSqlite(data.file("ca.sqlite"));
     try {
       await engine.migrate(ledgerMigrations);
@@ -103,7 +105,7 @@ async function completeSettings(options: InitialisationOptions): Promise<Authori
   if (odd.length > 0) throw new SignetError("usage", `No DNS name in lower case, or no address: ${odd.join(", ")}.`);
   const chosen = [options.enrolmentPort, options.mutualPort, options.publicationPort].map((port) => port ?? 0);
   const [enrolmentPort = 0, mutualPort = 0, publicationPort = 0] = await freePorts(host, chosen);
-  return { mode: "development", trustDomain, host, enrolmentPort, mutualPort, publicationPort, dns: [...dns], ip: isIP(host) === 0 || wildcard ? [...ip] : [...new Set([...ip, host])] };
+  return { mode: options.passphrase === undefined ? "development" : "production", trustDomain, host, enrolmentPort, mutualPort, publicationPort, dns: [...dns], ip: isIP(host) === 0 || wildcard ? [...ip] : [...new Set([...ip, host])] };
 }
 
 /** The ports as given, with a free one for each 0; all are held at once, so that no two are the same. */

@@ -2,6 +2,7 @@ import { parseArgs } from "node:util";
 import { systemClock } from "#pki/clock.ts";
 import { SignetError } from "#pki/errors.ts";
 import { createLog } from "#pki/service-log.ts";
+import { passphraseOf } from "#pki/unseal.ts";
 import { DataDirectory } from "#store/data-directory.ts";
 import { Authority, initialiseAuthority } from "./authority.ts";
 import { serveAuthority } from "./http.ts";
@@ -9,8 +10,9 @@ import { authorityDirectoryFormat, authorityPaths, type AuthoritySettings } from
 
 // The process of the certificate authority:
 //   node ca/main.ts --data DIR [--init [--trust-domain D] [--host ADDRESS] [--dns NAME]... [--ip ADDRESS]...]
-//                   [--enrolment-port N] [--mutual-port N] [--publication-port N]
-// --init makes the authority where DIR has none yet. Names and ports are fixed then; given later, they have to be the same.
+//                   [--enrolment-port N] [--mutual-port N] [--publication-port N] [--production] [--passphrase-file FILE]
+// --init makes the authority where DIR has none yet. Names, ports and the mode are fixed then; given later, they have to be the same.
+// A production authority is one whose unseal key is sealed under a passphrase, which a file holds, or systemd's credential ca-passphrase.
 // When it serves, it prints one JSON line on stdout; its log goes to stderr. SIGTERM and SIGINT stop it cleanly.
 
 const log = createLog("ca");
@@ -30,6 +32,8 @@ function argumentsOf(argv: readonly string[]) {
         "enrolment-port": { type: "string" },
         "mutual-port": { type: "string" },
         "publication-port": { type: "string" },
+        production: { type: "boolean", default: false },
+        "passphrase-file": { type: "string" },
       },
     });
     return values;
@@ -57,11 +61,20 @@ async function main(): Promise<void> {
     dns: given.dns,
     ip: given.ip,
   };
-  if (given.init && DataDirectory.inspect(authorityPaths(given.data).ca, authorityDirectoryFormat) !== "ours") {
+  const paths = authorityPaths(given.data);
+  const isNew = DataDirectory.inspect(paths.ca, authorityDirectoryFormat) !== "ours";
+  const passphrase = await passphraseOf({
+    unsealKey: paths.unsealKey,
+    isNew,
+    production: given.production,
+    source: { file: given["passphrase-file"], option: "--ca-passphrase-file", credential: "ca-passphrase" },
+  });
+  const unsealing = { clock: systemClock, ...(passphrase === undefined ? {} : { passphrase }) };
+  if (given.init && isNew) {
     const chosen = Object.fromEntries(Object.entries(wanted).filter(([, value]) => value !== undefined));
-    await initialiseAuthority(given.data, { ...chosen, clock: systemClock });
+    await initialiseAuthority(given.data, { ...chosen, ...unsealing });
   }
-  const authority = await Authority.open(given.data, { clock: systemClock, log });
+  const authority = await Authority.open(given.data, { ...unsealing, log });
   log.setBindings({ mode: authority.mode });
   let serving: Awaited<ReturnType<typeof serveAuthority>>;
   try {

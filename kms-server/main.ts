@@ -11,8 +11,9 @@ import { EnrolledIdentity } from "#pki/identity.ts";
 import { close, listen } from "#pki/http-server.ts";
 import type { Log } from "#pki/log.ts";
 import { alpn, mutualServerOptions, PeerSessions } from "#pki/mtls.ts";
-import { createLog } from "#pki/service-log.ts";
-import { createUnsealKey, readUnsealKey } from "#pki/unseal.ts";
+import type { DeploymentMode } from "#pki/protocol-ca.ts";
+import { createLog, type ServiceLog } from "#pki/service-log.ts";
+import { createUnsealKey, passphraseOf, readUnsealKey } from "#pki/unseal.ts";
 import { AuditLog } from "#store/audit-log.ts";
 import { DataDirectory } from "#store/data-directory.ts";
 import { openSqlite } from "#store/sqlite.ts";
@@ -22,7 +23,7 @@ import { KeyService } from "./key-service.ts";
 const usage = `The key-management service of Signet.
 
   kms-server/main.ts --data DIR [--port N] [--host ADDRESS] [--identity DIR]
-                     [--ca URL --root-fingerprint HEX]
+                     [--ca URL --root-fingerprint HEX] [--production] [--passphrase-file FILE]
 
   --data DIR              keeps keys in DIR/kms and the unseal key in DIR/unseal/kms.key
   --port N                port to listen on; 0, the default, takes a free one
@@ -30,6 +31,8 @@ const usage = `The key-management service of Signet.
   --identity DIR          the enrolled identity; DIR/kms/identity unless told
   --ca URL                enrolment URL of the CA: needed while there is no identity, or one that has expired
   --root-fingerprint HEX  SHA-256 of the root certificate: needed with --ca
+  --production            seals the unseal key under a passphrase: fixed when DIR/kms is made
+  --passphrase-file FILE  holds the passphrase; systemd's credential kms-passphrase takes its place
 
 The enrolment token comes from the environment (SIGNET_ENROLMENT_TOKEN) or from standard input.
 
@@ -53,13 +56,15 @@ interface Arguments {
   readonly identity: string;
   readonly ca: string | undefined;
   readonly rootFingerprint: string | undefined;
+  readonly production: boolean;
+  readonly passphraseFile: string | undefined;
 }
 
 function readArguments(argv: readonly string[]): Arguments | undefined {
   const string = { type: "string" } as const;
   let values;
   try {
-    ({ values } = parseArgs({ args: [...argv], options: { data: string, port: string, host: string, identity: string, ca: string, "root-fingerprint": string, help: { type: "boolean" } }, strict: true }));
+    ({ values } = parseArgs({ args: [...argv], options: { data: string, port: string, host: string, identity: string, ca: string, "root-fingerprint": string, production: { type: "boolean" }, "passphrase-file": string, help: { type: "boolean" } }, strict: true }));
   } catch (error) {
     throw new SignetError("usage", error instanceof Error ? error.message : "The arguments do not parse.");
   }
@@ -75,17 +80,22 @@ function readArguments(argv: readonly string[]): Arguments | undefined {
     identity: values.identity ?? path.join(values.data, "kms", "identity"),
     ca: values.ca,
     rootFingerprint: values["root-fingerprint"],
+    production: values.production === true,
+    passphraseFile: values["passphrase-file"],
   };
 }
 
 /** Opens the data directory, or makes it where there is none. The unseal key is made with it, and never again: without it the keys are lost. */
-async function openData(data: string) {
+async function openData({ data, production, passphraseFile }: Arguments) {
   const directory = path.join(data, "kms");
   const unsealFile = path.join(data, "unseal", "kms.key");
-  if (DataDirectory.inspect(directory, format) !== "ours") {
+  const isNew = DataDirectory.inspect(directory, format) !== "ours";
+  const passphrase = await passphraseOf({ unsealKey: unsealFile, isNew, production, source: { file: passphraseFile, option: "--kms-passphrase-file", credential: "kms-passphrase" } });
+  const mode: DeploymentMode = passphrase === undefined ? "development" : "production";
+  if (isNew) {
     const held = await DataDirectory.initialise(directory, format, async (held) => {
       // What a start that was killed half-way left sealed nothing yet, and is taken up.
-      if (!existsSync(unsealFile)) await createUnsealKey(unsealFile);
+      if (!existsSync(unsealFile)) await createUnsealKey(unsealFile, passphrase);
       const engine = openSqlite(held.file("kms.sqlite"));
       try {
         await engine.migrate(migrations);
@@ -93,11 +103,11 @@ async function openData(data: string) {
         await engine.close();
       }
     });
-    return { held, unsealKey: await readUnsealKey(unsealFile) };
+    return { held, mode, unsealKey: await readUnsealKey(unsealFile, passphrase) };
   }
   const held = DataDirectory.open(directory, format);
   try {
-    return { held, unsealKey: await readUnsealKey(unsealFile) };
+    return { held, mode, unsealKey: await readUnsealKey(unsealFile, passphrase) };
   } catch (error) {
     held.close();
     throw error;
@@ -161,8 +171,9 @@ function listening(identity: EnrolledIdentity) {
   return mutualServerOptions({ credential: identity.credential("server"), trustAnchors: identity.trustAnchors, alpn: alpn.http });
 }
 
-async function serve(options: Arguments, log: Log): Promise<void> {
-  const { held, unsealKey } = await openData(options.data);
+async function serve(options: Arguments, log: ServiceLog): Promise<void> {
+  const { held, mode, unsealKey } = await openData(options);
+  log.setBindings({ mode });
   const cleanup: (() => unknown)[] = [() => held.close()];
   try {
     const engine = openSqlite(held.file("kms.sqlite"), { mode: "existing" });
@@ -190,7 +201,8 @@ async function serve(options: Arguments, log: Log): Promise<void> {
     cleanup.unshift(() => close(server));
     const url = `https://${options.host === "127.0.0.1" || options.host === "::1" ? "localhost" : options.host}:${port}`;
     log.info({ url, identity: identity.identity.uri, keys: service.keyCount }, "listening");
-    process.stdout.write(`${JSON.stringify({ ready: true, service: "kms", url, pid: process.pid })}\n`);
+    if (mode === "development") log.warn("a DEVELOPMENT deployment: its unseal key lies unprotected beside the data");
+    process.stdout.write(`${JSON.stringify({ ready: true, service: "kms", url, mode, pid: process.pid })}\n`);
 
     const signal = await new Promise<string>((resolve) => {
       for (const name of ["SIGTERM", "SIGINT"] as const) process.once(name, resolve);

@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { SignetError } from "./errors.ts";
 
@@ -26,6 +26,24 @@ export function writeFileDurably(file: string, content: Uint8Array | string, mod
   } catch (error) {
     rmSync(temporary, { force: true });
     throw new SignetError("storage-unavailable", `${file} could not be written: ${error instanceof Error && "code" in error ? String(error.code) : "unknown error"}.`, { cause: error });
+  }
+}
+
+/**
+ * Makes a folder and those above it that are missing, for their owner alone. Node's own `recursive` never returns where the file system answers ENOENT
+ * to every new folder, as /proc does.
+ * @returns the first that was made; undefined where all were there
+ */
+export function makeFolder(folder: string): string | undefined {
+  const absolute = path.resolve(folder);
+  const parent = path.dirname(absolute);
+  const made = existsSync(parent) ? undefined : makeFolder(parent);
+  try {
+    mkdirSync(absolute, { mode: 0o700 });
+    return made ?? absolute;
+  } catch (error) {
+    if (error instanceof Error && "code" in error && error.code === "EEXIST" && statSync(absolute).isDirectory()) return made;
+    throw error;
   }
 }
 

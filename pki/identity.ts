@@ -1,5 +1,5 @@
 import { createPrivateKey, createPublicKey, type KeyObject } from "node:crypto";
-import { chmodSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { chmodSync, readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { z } from "zod";
 import { Certificate } from "./certificate.ts";
@@ -8,7 +8,7 @@ import { type Clock, systemClock } from "./clock.ts";
 import { createFloors, type LoweredFloor, loweredFloors, lowerFloorsAfterRestore } from "./crl-floors.ts";
 import { CrlRefresher } from "./crl-refresher.ts";
 import { DistributionPointSource, FolderSource } from "./crl-sources.ts";
-import { writeFileDurably } from "./durable-file.ts";
+import { makeFolder, writeFileDurably } from "./durable-file.ts";
 import { certificateForKey, EnrolmentClient, fetchPinnedRoot, normalFingerprint } from "./enrolment-client.ts";
 import { SignetError } from "./errors.ts";
 import { createCsr, equalInConstantTime, generateKeyPair, type KeyType, keyTypeOf } from "./keys.ts";
@@ -248,7 +248,7 @@ export class EnrolledIdentity {
     const accepted = this.revocation.accept(der, [...this.#credentials.values()].flatMap(({ chain }) => chain), "elsewhere");
     if (this.#directory !== undefined) {
       const folder = path.join(this.#directory, crlFolder);
-      mkdirSync(folder, { recursive: true, mode: 0o700 });
+      makeFolder(folder);
       writeFileDurably(path.join(folder, `${accepted.scope.replace("/", "-")}.crl`), der, 0o600);
     }
     return accepted;
@@ -330,7 +330,7 @@ function writeIdentity(directory: string, settings: Settings, root: Certificate,
 function prepareDirectory(directory: string): void {
   if (EnrolledIdentity.isAt(directory)) throw new SignetError("already-exists", `${directory} holds an identity already. It was left alone.`);
   try {
-    mkdirSync(directory, { recursive: true, mode: 0o700 });
+    makeFolder(directory);
     chmodSync(directory, 0o700);
   } catch (cause) {
     throw new SignetError("file-unusable", `The directory ${directory} cannot be made.`, { cause });

@@ -1,7 +1,7 @@
-import { mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { DatabaseSync } from "node:sqlite";
-import { temporarySuffix, writeFileDurably } from "#pki/durable-file.ts";
+import { makeFolder, temporarySuffix, writeFileDurably } from "#pki/durable-file.ts";
 import { SignetError } from "#pki/errors.ts";
 
 export interface DataDirectoryFormat {
@@ -9,6 +9,14 @@ export interface DataDirectoryFormat {
   readonly service: "ca" | "kms" | "demo";
   /** Version that this code writes; anything newer is left alone. */
   readonly version: number;
+}
+
+/** A process that holds a data directory. Without a `pid` it took the lock a moment ago, or its note is lost. */
+export interface DataDirectoryHolder {
+  readonly pid?: number;
+  readonly startedAt?: string;
+  /** Whether the process of that number is still the holder and no later one; where the platform does not tell (all but Linux), true. */
+  readonly isThatProcess?: () => boolean;
 }
 
 /**
@@ -46,6 +54,26 @@ export class DataDirectory {
   }
 
   /**
+   * The process that holds a directory at this moment; undefined where none does. The lock says that somebody holds it, and the holder's note who that is.
+   */
+  static holder(directory: string): DataDirectoryHolder | undefined {
+    const file = path.join(directory, "lock");
+    if (!existsSync(file)) return undefined;
+    let probe: DatabaseSync | undefined;
+    try {
+      probe = new DatabaseSync(file, { readOnly: true, timeout: 0 });
+      // A shared lock, for as long as the statement takes: a holder's exclusive one refuses it.
+      probe.prepare("SELECT count(*) FROM sqlite_schema").get();
+      return undefined;
+    } catch (error) {
+      if (!isBusy(error)) throw unusable(file, error);
+      return readNote(directory) ?? {};
+    } finally {
+      probe?.close();
+    }
+  }
+
+  /**
    * Takes an existing data directory.
    * @throws SignetError data-directory-foreign, -corrupt, -newer, -locked, storage-unavailable: in every case nothing in it was changed
    */
@@ -63,7 +91,7 @@ export class DataDirectory {
   static async initialise(directory: string, format: DataDirectoryFormat, populate: (directory: DataDirectory) => Promise<void>): Promise<DataDirectory> {
     if (DataDirectory.inspect(directory, format) === "ours") throw alreadyInitialised(directory);
     try {
-      mkdirSync(directory, { recursive: true, mode: 0o700 });
+      makeFolder(directory);
     } catch (cause) {
       throw unusable(directory, cause);
     }
@@ -103,18 +131,19 @@ function takeLock(directory: string): DatabaseSync {
   const file = path.join(directory, "lock");
   let lock: DatabaseSync | undefined;
   try {
-    lock = new DatabaseSync(file, { timeout: 0 });
+    // Long enough for whoever only asks who holds it.
+    lock = new DatabaseSync(file, { timeout: 200 });
     // Nothing is ever written to it, so it needs no journal file beside it.
     lock.exec("PRAGMA journal_mode = MEMORY; BEGIN EXCLUSIVE");
   } catch (error) {
     lock?.close();
-    if (!(error instanceof Error && "errcode" in error && Number(error.errcode) === sqliteBusy)) throw unusable(file, error);
+    if (!isBusy(error)) throw unusable(file, error);
     throw new SignetError("data-directory-locked", `${directory} is in use by ${holder(directory)}. Nothing was touched.`);
   }
-  // For the message of a second start only. The lock file itself must not be opened: closing it would release a POSIX lock.
+  // For the message of a second start, and for who wants to stop this process. The lock file itself must not be opened: closing it would release a POSIX lock.
   const note = path.join(directory, "lock.json");
   try {
-    writeFileSync(note, JSON.stringify({ pid: process.pid, startedAt: new Date(performance.timeOrigin).toISOString() }), { mode: 0o600 });
+    writeFileSync(note, JSON.stringify({ pid: process.pid, startedAt: new Date(performance.timeOrigin).toISOString(), process: processIdentity(process.pid) }), { mode: 0o600 });
   } catch (cause) {
     lock.close();
     throw unusable(note, cause);
@@ -124,12 +153,35 @@ function takeLock(directory: string): DatabaseSync {
 
 const sqliteBusy = 5;
 
+function isBusy(error: unknown): boolean {
+  return error instanceof Error && "errcode" in error && Number(error.errcode) === sqliteBusy;
+}
+
 function holder(directory: string): string {
+  const note = readNote(directory);
+  return note === undefined ? "another process" : `process ${note.pid}, started ${note.startedAt}`;
+}
+
+function readNote(directory: string): Required<DataDirectoryHolder> | undefined {
   try {
-    const { pid, startedAt } = JSON.parse(readFileSync(path.join(directory, "lock.json"), "utf8")) as { pid: unknown; startedAt: unknown };
-    return `process ${Number(pid)}, started ${String(startedAt)}`;
+    const { pid, startedAt, process: identity } = JSON.parse(readFileSync(path.join(directory, "lock.json"), "utf8")) as Record<string, unknown>;
+    if (typeof pid !== "number" || !Number.isSafeInteger(pid) || pid < 2 || typeof startedAt !== "string") return undefined;
+    return { pid, startedAt, isThatProcess: () => identity === undefined || identity === processIdentity(pid) };
   } catch {
-    return "another process";
+    return undefined;
+  }
+}
+
+/** Boot and start time of a process, which no later process of the same number shares; undefined where the platform does not tell, or there is none. */
+function processIdentity(pid: number): string | undefined {
+  if (process.platform !== "linux") return undefined;
+  try {
+    const boot = readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
+    // Field 22 of proc_pid_stat(5); the second, the command, is in parentheses and may hold anything.
+    const fields = readFileSync(`/proc/${pid}/stat`, "utf8");
+    return `${boot} ${fields.slice(fields.lastIndexOf(")") + 2).split(" ")[19]}`;
+  } catch {
+    return undefined;
   }
 }
 

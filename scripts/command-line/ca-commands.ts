@@ -14,7 +14,9 @@ import { readInput, writeWhole } from "./files.ts";
 import { describeCrl, formatDescription, formatTable, readPkiObjects } from "./inspect.ts";
 import { issueCredential, type IssueOptions } from "./issue.ts";
 import { collect, parseInteger, usageError, type Definition, type Invocation, type Outcome } from "./program.ts";
-import { addCaOptions, initialiseCa, serveCa, type CaOptions } from "./serve.ts";
+import { defineChangePassphrase } from "./passphrase-command.ts";
+import { initialiseCa, serveCa } from "./serve.ts";
+import { addCaOptions, addModeOption, type CaOptions } from "./service-options.ts";
 import { withCa } from "./session.ts";
 
 interface NameOptions {
@@ -28,14 +30,16 @@ export function defineCaCommands(definition: Definition): void {
   const { handle } = definition;
   const ca = definition.group(definition.program, "ca", "the certificate authority");
 
-  const init = addCaOptions(definition.command(ca, "init", "make a root and an issuing CA in the data directory", "npx signet ca init --data data --trust-domain signet.internal"));
+  const init = addModeOption(addCaOptions(definition.command(ca, "init", "make a root and an issuing CA in the data directory", "npx signet ca init --data data --trust-domain signet.internal\nnpx signet ca init --data /var/lib/signet-ca --production --ca-passphrase-file /etc/signet/ca-passphrase")));
   handle(init, async (invocation: Invocation, options: CaOptions): Promise<Outcome> => {
     const made = await initialiseCa(invocation, options);
     return { json: made, text: `${made.mode === "development" ? "A DEVELOPMENT CA: its unseal key lies unprotected beside its data.\n" : ""}${formatDescription(made)}` };
   });
 
-  const serve = addCaOptions(definition.command(ca, "serve", "run the CA in the foreground; Ctrl-C stops it", "npx signet ca serve --data data"));
+  const serve = addModeOption(addCaOptions(definition.command(ca, "serve", "run the CA in the foreground, made first where there is none; Ctrl-C stops it", "npx signet ca serve --data data")));
   handle(serve, (invocation: Invocation, options: CaOptions) => serveCa(invocation, options));
+
+  defineChangePassphrase(definition, ca, "ca");
 
   const token = addNameOptions(definition.command(ca, "token <name>", "make a one-time enrolment token, alone on stdout", "npx signet ca token alice > alice.token"), "agent").option(
     "--lifetime <seconds>",

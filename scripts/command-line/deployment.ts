@@ -20,6 +20,7 @@ export function layoutOf(data: string) {
     agents: path.join(root, "agents"),
     agent: (name: string) => path.join(root, "agents", requireName(name)),
     logs: path.join(root, "logs"),
+    unsealKey: (service: "ca" | "kms") => path.join(root, "unseal", `${service}.key`),
     services: path.join(root, "signet.json"),
   };
 }

@@ -4,7 +4,7 @@ import path from "node:path";
 import type { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { SignetError } from "#pki/errors.ts";
-import { syncFolder, temporarySuffix, writeFileDurably } from "#pki/durable-file.ts";
+import { makeFolder, syncFolder, temporarySuffix, writeFileDurably } from "#pki/durable-file.ts";
 import { errnoOf, fileError, type Invocation, usageError } from "./program.ts";
 
 /** Octets of input that are read at most: room for a CRL of a million entries. */
@@ -95,7 +95,7 @@ export async function fillDirectory<T>(directory: string, names: readonly string
   let staging: string | undefined;
   let made: string | undefined;
   try {
-    made = await mkdir(directory, { recursive: true, mode: 0o700 });
+    made = makeFolder(directory);
     const taken = (await readdir(directory)).find((name) => names.includes(name));
     if (taken !== undefined) throw fileError(path.join(directory, taken), Object.assign(new Error(), { code: "EEXIST" }), "Choose another --out directory.");
     staging = path.join(directory, `.signet-${randomBytes(6).toString("hex")}`);

@@ -5,7 +5,9 @@ import { keyAlgorithms, keyNamePattern, keyRevocationReasons, type EncryptionCon
 import { readInput, readSecret, writeWhole } from "./files.ts";
 import { formatDescription, formatTable } from "./inspect.ts";
 import { collect, parseInteger, usageError, type Definition, type Invocation, type Outcome } from "./program.ts";
-import { addKmsOptions, serveKms, type KmsOptions } from "./serve.ts";
+import { defineChangePassphrase } from "./passphrase-command.ts";
+import { serveKms } from "./serve.ts";
+import { addKmsOptions, addModeOption, type KmsOptions } from "./service-options.ts";
 import { allKeys, withKms, type Caller } from "./session.ts";
 
 interface NewKeyOptions extends Caller {
@@ -24,7 +26,7 @@ export function defineKmsCommands(definition: Definition): void {
   const kms = definition.group(definition.program, "kms", "the key-management service");
   const { handle } = definition;
 
-  const serve = addKmsOptions(definition.command(kms, "serve", "run the KMS in the foreground; Ctrl-C stops it", "npx signet kms serve --data data"))
+  const serve = addModeOption(addKmsOptions(definition.command(kms, "serve", "run the KMS in the foreground, made first where there is none; Ctrl-C stops it", "npx signet kms serve --data data")))
     .option("--ca <url>", "enrolment listener of a CA elsewhere, for the first start")
     .option("--root-fingerprint <hex>", "SHA-256 of that CA's root certificate, with --ca")
     .option("--token-file <file>", "file with a token for kind service, name kms, with --ca (- for stdin)");
@@ -35,6 +37,8 @@ export function defineKmsCommands(definition: Definition): void {
     const token = await readSecret(tokenFile, "token", invocation);
     return serveKms(invocation, { ...options, enrolment: { caUrl: ca, rootFingerprint, token } });
   });
+
+  defineChangePassphrase(definition, kms, "kms");
 
   const status = asCaller(definition.command(kms, "status", "whether the KMS serves, and the CRLs it enforces", "npx signet kms status"), "the operator");
   handle(status, (invocation: Invocation, caller: Caller) =>

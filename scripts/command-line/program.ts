@@ -48,6 +48,9 @@ export interface Definition {
 
 export const processTerminal: Terminal = process;
 
+/** Data directory where nothing else is said: $SIGNET_DATA names another. */
+export const defaultData = "data";
+
 /** Runs one command line and returns its exit code; nothing is thrown, and whatever went wrong is one line on stderr. */
 export async function runCommandLine(name: string, define: (definition: Definition) => void, argv: readonly string[], terminal: Terminal): Promise<number> {
   const wantsJson = beforeTerminator(argv).includes("--json");
@@ -56,7 +59,7 @@ export async function runCommandLine(name: string, define: (definition: Definiti
     .configureOutput({ writeOut: (text) => void terminal.stdout.write(text), writeErr: (text) => void (wantsJson || terminal.stderr.write(text)), outputError: () => {} })
     .configureHelp({ showGlobalOptions: true, sortSubcommands: false })
     .option("--json", "print one JSON object on stdout, and errors as one problem object (RFC 9457) on stderr")
-    .option("--data <directory>", "data directory", process.env["SIGNET_DATA"] ?? "data")
+    .option("--data <directory>", "data directory", process.env["SIGNET_DATA"] ?? defaultData)
     .helpCommand(false)
     .showSuggestionAfterError(true);
   let outcome: Outcome | undefined;
@@ -162,7 +165,7 @@ const nextStep: Partial<Record<ErrorCode, string>> = {
   "data-directory-foreign": "Name another one with --data.",
   "data-directory-corrupt": "Restore it from a backup, or name another one with --data.",
   "data-directory-newer": "Use the newer Signet, or name another one with --data.",
-  "data-directory-locked": "Stop the other process first, or name another one with --data.",
+  "data-directory-locked": "Stop it with `npx signet stop`, or name another directory with --data.",
   internal: "This is a defect; please report it.",
 };
 

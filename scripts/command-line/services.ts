@@ -1,8 +1,9 @@
 import { spawn, type ChildProcess } from "node:child_process";
-import { closeSync, mkdirSync, openSync, readFileSync } from "node:fs";
+import { closeSync, openSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { createInterface } from "node:readline";
 import { z } from "zod";
+import { makeFolder } from "#pki/durable-file.ts";
 import { isErrorCode, SignetError } from "#pki/errors.ts";
 import { deploymentMode } from "#pki/protocol-ca.ts";
 import { projectFile } from "../project-file.ts";
@@ -10,7 +11,7 @@ import { fileError } from "./program.ts";
 
 /** What a service says on its first line of stdout, once it serves. */
 export const caReady = z.object({ ready: z.literal(true), service: z.literal("ca"), enrolmentUrl: z.url(), mutualUrl: z.url(), publicationUrl: z.url(), rootFingerprint: z.string().regex(/^[0-9a-f]{64}$/), trustDomain: z.string(), mode: deploymentMode, pid: z.int() });
-export const kmsReady = z.object({ ready: z.literal(true), service: z.literal("kms"), url: z.url(), pid: z.int() });
+export const kmsReady = z.object({ ready: z.literal(true), service: z.literal("kms"), url: z.url(), mode: deploymentMode, pid: z.int() });
 
 export interface ServiceExit {
   readonly code: number | null;
@@ -106,8 +107,13 @@ export function runScript(file: string, argv: readonly string[]): Promise<number
 function spawnService(name: "ca" | "kms", argv: readonly string[], logFile: string, stdin: string | undefined): { child: ChildProcess; logStart: number } {
   let log: number;
   let logStart = 0;
+  const folder = path.dirname(logFile);
   try {
-    mkdirSync(path.dirname(logFile), { recursive: true, mode: 0o700 });
+    makeFolder(folder);
+  } catch (error) {
+    throw fileError(folder, error, "Name another data directory with --data.");
+  }
+  try {
     log = openSync(logFile, "a", 0o600);
     logStart = readFileSync(logFile).length;
   } catch (error) {

@@ -6,8 +6,11 @@ import { defineFileCommands } from "./file-commands.ts";
 import { defineKmsCommands } from "./kms-commands.ts";
 import { definePkiCommands } from "./pki-commands.ts";
 import { processTerminal, runCommandLine, type Definition, type Terminal } from "./program.ts";
-import { addCaOptions, addKmsOptions, serveBoth } from "./serve.ts";
+import { serveBoth } from "./serve.ts";
+import { addCaOptions, addKmsOptions, addModeOption } from "./service-options.ts";
 import { runScript } from "./services.ts";
+import { defineStatusCommand } from "./status-command.ts";
+import { defineStopCommand } from "./stop-command.ts";
 import { defineTrustCommands } from "./trust-commands.ts";
 
 const { version } = z.object({ version: z.string() }).parse(JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")));
@@ -19,8 +22,16 @@ export function defineSignet(definition: Definition): void {
     .description("A private certificate authority and key-management service over mutual TLS.")
     .version(version)
     .addHelpText("after", "\n`npx signet node FILE [ARGUMENT...]` runs a program of yours under the Node that Signet brings.\n\nExit codes: 0 done, 1 usage or local, 2 remote or TLS, 3 not found, 4 denied, 5 verification failed or revoked.\n\nExample:\n  $ npx signet start\n  $ npx signet ca token alice | npx signet agent enroll alice --token-file -");
-  const start = definition.command(program, "start", "run the CA and the KMS in the foreground; on an empty data directory, make them first", "npx signet start\nnpx signet start --data /var/lib/signet --trust-domain example.internal");
-  definition.handle(addKmsOptions(addCaOptions(start)), serveBoth);
+  const start = definition.command(
+    program,
+    "start",
+    "run the CA and the KMS in the foreground; on an empty data directory, make them first",
+    "npx signet start\nnpx signet start --ephemeral\nnpx signet start --data /var/lib/signet --production --ca-passphrase-file ca.pass --kms-passphrase-file kms.pass",
+  );
+  addKmsOptions(addCaOptions(addModeOption(start))).option("--ephemeral", "keep everything in memory (Linux, /dev/shm or the parent of --data): it is gone when this ends. Memory may be swapped out: where that matters, swap has to be off or encrypted");
+  definition.handle(start, serveBoth);
+  defineStatusCommand(definition);
+  defineStopCommand(definition);
   defineCaCommands(definition);
   defineKmsCommands(definition);
   defineFileCommands(definition);

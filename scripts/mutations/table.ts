@@ -25,6 +25,27 @@ export const mutations: readonly Mutation[] = [
     tests: ["test/pki/mtls.test.ts"],
   },
   {
+    rule: "a passphrase file is its owner's alone",
+    file: "pki/passphrase.ts",
+    replace: "(mode & (isCredential ? 0o007 : 0o077)) !== 0",
+    by: "(mode & 0o007) !== 0",
+    tests: ["test/pki/passphrase.test.ts"],
+  },
+  {
+    rule: "an unseal key that no passphrase seals is not production's",
+    file: "pki/unseal.ts",
+    replace: "const isProduction = i.isNew ? i.production : isUnsealKeySealed(i.unsealKey) === true;",
+    by: "const isProduction = i.production;",
+    tests: ["test/scripts/modes.test.ts"],
+  },
+  {
+    rule: "nothing is signalled on the word of a file alone",
+    file: "scripts/command-line/stop-command.ts",
+    replace: "pid === undefined || (isHeld() && !isRunning(holder))",
+    by: "pid === undefined",
+    tests: ["test/scripts/modes.test.ts"],
+  },
+  {
     rule: "the CRL number floor",
     file: "pki/revocation.ts",
     replace: "(crlNumber <= floor.crlNumber || crl.thisUpdate <= floor.thisUpdate)",

@@ -1,0 +1,119 @@
+import { createServer } from "node:net";
+import path from "node:path";
+import type { Command } from "commander";
+import type { InitialisationOptions } from "#ca/authority.ts";
+import { SignetError } from "#pki/errors.ts";
+import { passphraseOf } from "#pki/unseal.ts";
+import { DataDirectory } from "#store/data-directory.ts";
+import { defaultPorts, layoutOf, readServices } from "./deployment.ts";
+import { collect, errnoOf, fileError, parseInteger, usageError } from "./program.ts";
+
+export type ServiceName = "ca" | "kms";
+
+/** Development unless told; in production each service's unseal key is sealed under a passphrase of its own. */
+export interface ModeOptions {
+  readonly production?: true;
+  readonly caPassphraseFile?: string;
+  readonly kmsPassphraseFile?: string;
+}
+
+export type CaOptions = Omit<InitialisationOptions, "clock" | "passphrase"> & Omit<ModeOptions, "kmsPassphraseFile">;
+
+export interface KmsOptions extends Omit<ModeOptions, "caPassphraseFile"> {
+  readonly host?: string;
+  readonly kmsPort?: number;
+  /** Enrolment listener of a CA elsewhere, with the SHA-256 of its root certificate and a one-time token. */
+  readonly enrolment?: { readonly caUrl: string; readonly rootFingerprint: string; readonly token: string };
+}
+
+const portNumber = parseInteger(1, 65_535);
+
+/** Options that fix what a new CA is; an existing one keeps what it was made with. */
+export function addCaOptions(command: Command): Command {
+  return addPassphraseOption(command, "ca")
+    .option("--trust-domain <domain>", "trust domain of a new CA: two DNS labels or more (default: signet.internal)")
+    .option("--host <address>", "address to listen on (default: 127.0.0.1)")
+    .option("--enrolment-port <port>", `port for enrolment (default: ${defaultPorts.enrolment})`, portNumber)
+    .option("--mutual-port <port>", `port for operators and enrolled parties (default: ${defaultPorts.mutual})`, portNumber)
+    .option("--publication-port <port>", `port for CRLs (default: ${defaultPorts.publication})`, portNumber)
+    .option("--dns <name>", "DNS name of the CA's servers beside localhost (repeatable)", collect)
+    .option("--ip <address>", "IP address of the CA's servers beside loopback (repeatable)", collect);
+}
+
+export function addKmsOptions(command: Command): Command {
+  return addPassphraseOption(command, "kms").option("--kms-port <port>", `port of the KMS (default: the one before, or ${defaultPorts.kms})`, portNumber);
+}
+
+/** Fixed when a deployment is made. */
+export function addModeOption(command: Command): Command {
+  return command.option("--production", "make a deployment for production: its unseal keys are sealed under passphrases, and nothing in it says DEVELOPMENT");
+}
+
+function addPassphraseOption(command: Command, service: ServiceName): Command {
+  return command.option(`--${service}-passphrase-file <file>`, `file of mode 0600 with the passphrase of a production ${service === "ca" ? "CA" : "KMS"} (default: systemd's credential ${service}-passphrase)`);
+}
+
+/**
+ * Arguments that a service unseals by. The passphrase is looked for here already, so that one that is missing is known before anything is made; the
+ * service is given the name of the file alone, or finds systemd's credential as we do.
+ * @throws SignetError usage, file-unusable, unseal-failed
+ */
+export async function unsealArguments(data: string, service: ServiceName, options: ModeOptions): Promise<readonly string[]> {
+  const layout = layoutOf(data);
+  const isNew = !isInitialised(service, layout[service]);
+  const recorded = readServices(data).mode;
+  if (isNew && options.production === true && recorded === "development") throw usageError(`the deployment in ${layout.root} was made for development, which does not change`, "Make one for production in another directory: --data DIRECTORY.");
+  const file = service === "ca" ? options.caPassphraseFile : options.kmsPassphraseFile;
+  const production = options.production === true || (isNew && recorded === "production");
+  const passphrase = await passphraseOf({ unsealKey: layout.unsealKey(service), isNew, production, source: { file, option: `--${service}-passphrase-file`, credential: `${service}-passphrase` } });
+  if (passphrase === undefined) return [];
+  return ["--production", ...(file === undefined ? [] : ["--passphrase-file", path.resolve(file)])];
+}
+
+/** Whether a service has its data there. @throws SignetError data-directory-foreign, -corrupt */
+export function isInitialised(service: ServiceName, directory: string): boolean {
+  return DataDirectory.inspect(directory, anyVersion(service)) === "ours";
+}
+
+/** The version is the service's to judge; here it is only asked whose a directory is. */
+export function anyVersion(service: ServiceName) {
+  return { service, version: Number.MAX_SAFE_INTEGER };
+}
+
+interface WantedPort {
+  readonly port: number;
+  readonly wantedBy: string;
+  /** What to do where it is taken. */
+  readonly next: string;
+}
+
+/** The ports that both services will bind, and by whom. */
+export function portsOf(data: string, options: CaOptions & KmsOptions, isNew: boolean): readonly WantedPort[] {
+  const { ca, kms } = readServices(data);
+  const ofCa = (wantedBy: string, option: "enrolment" | "mutual" | "publication", chosen: number | undefined, recorded: string | undefined): WantedPort => {
+    const port = (isNew ? undefined : recordedPort(recorded)) ?? chosen ?? defaultPorts[option];
+    // The ports of a CA stand in the certificates that it has issued.
+    return { port, wantedBy: `the CA for ${wantedBy}`, next: isNew ? `Choose another with --${option}-port, or stop what uses it.` : "Stop what uses it: this CA keeps the ports that it was made with." };
+  };
+  return [
+    ofCa("enrolment", "enrolment", options.enrolmentPort, ca?.enrolmentUrl),
+    ofCa("operators and enrolled parties", "mutual", options.mutualPort, ca?.mutualUrl),
+    ofCa("CRLs", "publication", options.publicationPort, ca?.publicationUrl),
+    { port: options.kmsPort ?? recordedPort(kms?.url) ?? defaultPorts.kms, wantedBy: "the KMS", next: "Choose another with --kms-port, or stop what uses it." },
+  ];
+}
+
+export function recordedPort(url: string | undefined): number | undefined {
+  return url === undefined ? undefined : Number(new URL(url).port);
+}
+
+/** Before a CA is made whose ports are fixed for ever, they have to be free. @throws SignetError port-taken */
+export async function requireFreePorts(ports: readonly WantedPort[], host: string): Promise<void> {
+  for (const { port, wantedBy, next } of ports) {
+    await new Promise<void>((resolve, reject) => {
+      const probe = createServer();
+      probe.once("error", (error) => reject(errnoOf(error) === "EADDRINUSE" ? new SignetError("port-taken", `Port ${port} on ${host}, wanted by ${wantedBy}, is in use. Nothing was changed.`, { details: { port, next } }) : fileError(`${host}:${port}`, error)));
+      probe.listen({ port, host, exclusive: true }, () => probe.close(() => resolve()));
+    });
+  }
+}
