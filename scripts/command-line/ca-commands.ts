@@ -16,7 +16,7 @@ import { issueCredential, type IssueOptions } from "./issue.ts";
 import { collect, parseInteger, usageError, type Definition, type Invocation, type Outcome } from "./program.ts";
 import { defineChangePassphrase } from "./passphrase-command.ts";
 import { initialiseCa, serveCa } from "./serve.ts";
-import { addCaOptions, addModeOption, type CaOptions } from "./service-options.ts";
+import { addCaOptions, addLogOption, addModeOption, type CaOptions } from "./service-options.ts";
 import { withCa } from "./session.ts";
 
 interface NameOptions {
@@ -36,7 +36,7 @@ export function defineCaCommands(definition: Definition): void {
     return { json: made, text: `${made.mode === "development" ? "A DEVELOPMENT CA: its unseal key lies unprotected beside its data.\n" : ""}${formatDescription(made)}` };
   });
 
-  const serve = addModeOption(addCaOptions(definition.command(ca, "serve", "run the CA in the foreground, made first where there is none; Ctrl-C stops it", "npx signet ca serve --data data")));
+  const serve = addLogOption(addModeOption(addCaOptions(definition.command(ca, "serve", "run the CA in the foreground, made first where there is none; Ctrl-C stops it", "npx signet ca serve --data data"))));
   handle(serve, (invocation: Invocation, options: CaOptions) => serveCa(invocation, options));
 
   defineChangePassphrase(definition, ca, "ca");

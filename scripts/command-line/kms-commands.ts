@@ -7,7 +7,7 @@ import { formatDescription, formatTable } from "./inspect.ts";
 import { collect, parseInteger, usageError, type Definition, type Invocation, type Outcome } from "./program.ts";
 import { defineChangePassphrase } from "./passphrase-command.ts";
 import { serveKms } from "./serve.ts";
-import { addKmsOptions, addModeOption, type KmsOptions } from "./service-options.ts";
+import { addKmsOptions, addLogOption, addModeOption, type KmsOptions } from "./service-options.ts";
 import { allKeys, withKms, type Caller } from "./session.ts";
 
 interface NewKeyOptions extends Caller {
@@ -26,7 +26,7 @@ export function defineKmsCommands(definition: Definition): void {
   const kms = definition.group(definition.program, "kms", "the key-management service");
   const { handle } = definition;
 
-  const serve = addModeOption(addKmsOptions(definition.command(kms, "serve", "run the KMS in the foreground, made first where there is none; Ctrl-C stops it", "npx signet kms serve --data data")))
+  const serve = addLogOption(addModeOption(addKmsOptions(definition.command(kms, "serve", "run the KMS in the foreground, made first where there is none; Ctrl-C stops it", "npx signet kms serve --data data"))))
     .option("--ca <url>", "enrolment listener of a CA elsewhere, for the first start")
     .option("--root-fingerprint <hex>", "SHA-256 of that CA's root certificate, with --ca")
     .option("--token-file <file>", "file with a token for kind service, name kms, with --ca (- for stdin)");

@@ -32,7 +32,7 @@ export async function serveCa(invocation: Invocation, options: CaOptions): Promi
     keep(ca);
     const address = addressOf(ca);
     const { mode } = ca.ready;
-    return { json: { ready: true, mode, data: layoutOf(invocation.data).root, ca: address }, text: `${heading("The CA", mode)}\n${describeCa(address)}\nlog               ${ca.logFile}\nCtrl-C stops it.` };
+    return { json: { ready: true, mode, data: layoutOf(invocation.data).root, ca: address }, text: `${heading("The CA", mode)}\n${describeCa(address)}\nlog               ${ca.log}\nCtrl-C stops it.` };
   });
 }
 
@@ -43,7 +43,7 @@ export async function serveKms(invocation: Invocation, options: KmsOptions): Pro
     const kms = await bringUpKms(invocation, options, signal);
     keep(kms);
     const { mode, url } = kms.ready;
-    return { json: { ready: true, mode, data: layoutOf(invocation.data).root, kms: { url } }, text: `${heading("The KMS", mode)}\nKMS               ${kms.ready.url}\nlog               ${kms.logFile}\nCtrl-C stops it.` };
+    return { json: { ready: true, mode, data: layoutOf(invocation.data).root, kms: { url } }, text: `${heading("The KMS", mode)}\nKMS               ${kms.ready.url}\nlog               ${kms.log}\nCtrl-C stops it.` };
   });
 }
 
@@ -98,7 +98,7 @@ function heading(what: string, mode: DeploymentMode): string {
   return `${what} is up${mode === "development" ? ", a DEVELOPMENT deployment" : ""}`;
 }
 
-type AnyService = Pick<Service<unknown>, "name" | "logFile" | "exit" | "stop">;
+type AnyService = Pick<Service<unknown>, "name" | "log" | "exit" | "stop">;
 
 /**
  * Starts services, says what `start` returns at once, and waits: for a signal, which stops them in the reverse of their order,
@@ -132,7 +132,7 @@ async function inForeground(invocation: Invocation, start: (signal: AbortSignal,
     if (!invocation.json) invocation.terminal.stdout.write(`The ${ended.service.name} was stopped${others === 0 ? "" : ", and so is the rest"}.\n`);
     return {};
   }
-  throw new SignetError("internal", `The ${ended.service.name} ${describeExit(ended.how)}${others === 0 ? "" : "; the rest was stopped as well"}.`, { details: { next: `See ${ended.service.logFile}.` } });
+  throw new SignetError("internal", `The ${ended.service.name} ${describeExit(ended.how)}${others === 0 ? "" : "; the rest was stopped as well"}.`, { details: { next: `See ${ended.service.log}.` } });
 }
 
 type CaService = Service<typeof caReady._zod.output>;
@@ -153,7 +153,7 @@ async function bringUpCa(data: string, options: CaOptions, signal?: AbortSignal)
   add("--publication-port", options.publicationPort ?? defaults?.publication);
   for (const name of options.dns ?? []) add("--dns", name);
   for (const address of options.ip ?? []) add("--ip", address);
-  const service = await startService({ name: "ca", ready: caReady, argv, logDirectory: layout.logs, ...(signal === undefined ? {} : { signal }) });
+  const service = await startService({ name: "ca", ready: caReady, argv, logDirectory: options.logToStderr === true ? undefined : layout.logs, ...(signal === undefined ? {} : { signal }) });
   recordService(data, { mode: service.ready.mode, ca: addressOf(service) });
   return service;
 }
@@ -170,7 +170,7 @@ async function bringUpKms(invocation: Invocation, options: KmsOptions, signal: A
     argv.push("--ca", enrolment.caUrl, "--root-fingerprint", enrolment.rootFingerprint);
     token = enrolment.token;
   }
-  const service = await startService({ name: "kms", ready: kmsReady, argv, logDirectory: layout.logs, signal, ...(token === undefined ? {} : { stdin: token }) });
+  const service = await startService({ name: "kms", ready: kmsReady, argv, logDirectory: options.logToStderr === true ? undefined : layout.logs, signal, ...(token === undefined ? {} : { stdin: token }) });
   recordService(data, { mode: service.ready.mode, kms: { url: service.ready.url } });
   return service;
 }

@@ -17,9 +17,13 @@ export interface ModeOptions {
   readonly kmsPassphraseFile?: string;
 }
 
-export type CaOptions = Omit<InitialisationOptions, "clock" | "passphrase"> & Omit<ModeOptions, "kmsPassphraseFile">;
+interface LogOptions {
+  readonly logToStderr?: true;
+}
 
-export interface KmsOptions extends Omit<ModeOptions, "caPassphraseFile"> {
+export type CaOptions = Omit<InitialisationOptions, "clock" | "passphrase"> & Omit<ModeOptions, "kmsPassphraseFile"> & LogOptions;
+
+export interface KmsOptions extends Omit<ModeOptions, "caPassphraseFile">, LogOptions {
   readonly host?: string;
   readonly kmsPort?: number;
   /** Enrolment listener of a CA elsewhere, with the SHA-256 of its root certificate and a one-time token. */
@@ -47,6 +51,10 @@ export function addKmsOptions(command: Command): Command {
 /** Fixed when a deployment is made. */
 export function addModeOption(command: Command): Command {
   return command.option("--production", "make a deployment for production: its unseal keys are sealed under passphrases, and nothing in it says DEVELOPMENT");
+}
+
+export function addLogOption(command: Command): Command {
+  return command.option("--log-to-stderr", "log to standard error, as systemd's journal wants it, not to a file in the data directory");
 }
 
 function addPassphraseOption(command: Command, service: ServiceName): Command {

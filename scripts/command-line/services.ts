@@ -1,5 +1,5 @@
 import { spawn, type ChildProcess } from "node:child_process";
-import { closeSync, openSync, readFileSync } from "node:fs";
+import { closeSync, fstatSync, openSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { createInterface } from "node:readline";
 import { z } from "zod";
@@ -22,25 +22,30 @@ export interface ServiceExit {
 export interface Service<Ready> {
   readonly name: string;
   readonly ready: Ready;
-  readonly logFile: string;
+  /** Where its log is, in words. */
+  readonly log: string;
   readonly exit: Promise<ServiceExit>;
   /** SIGTERM, and SIGKILL where it has not ended after 15 seconds. */
   stop(): Promise<ServiceExit>;
 }
 
 const stopMilliseconds = 15_000;
+/** Of a log that goes to stderr, this much of its end is kept to tell why a start failed. */
+const loggedCharacters = 16_384;
 const startMilliseconds = 60_000;
 
 /**
  * Starts `ca/main.ts` or `kms-server/main.ts` under this Node and waits until it serves. Its log goes to a file, to which it
- * appends. It gets a process group of its own: Ctrl-C reaches who started it, and that one stops the services in their order.
+ * appends, or to our stderr. It gets a process group of its own: Ctrl-C reaches who started it, and that one stops the services in their order.
+ * @param i.logDirectory none for stderr
  * @param i.stdin what it reads from stdin, such as a token, which must not stand in argv
  * @param i.signal ends it while it starts
  * @throws SignetError with the code of the service's own refusal
  */
-export async function startService<Schema extends z.ZodType>(i: { readonly name: "ca" | "kms"; readonly ready: Schema; readonly argv: readonly string[]; readonly logDirectory: string; readonly stdin?: string; readonly signal?: AbortSignal }): Promise<Service<z.output<Schema>>> {
-  const logFile = path.join(i.logDirectory, `${i.name}.log`);
-  const { child, logStart } = spawnService(i.name, i.argv, logFile, i.stdin);
+export async function startService<Schema extends z.ZodType>(i: { readonly name: "ca" | "kms"; readonly ready: Schema; readonly argv: readonly string[]; readonly logDirectory: string | undefined; readonly stdin?: string; readonly signal?: AbortSignal }): Promise<Service<z.output<Schema>>> {
+  const logFile = i.logDirectory === undefined ? undefined : path.join(i.logDirectory, `${i.name}.log`);
+  const log = logFile ?? "standard error";
+  const { child, logged } = spawnService(i.name, i.argv, logFile, i.stdin);
   const exit = new Promise<ServiceExit>((resolve) => child.once("close", (code, signal) => resolve({ code, signal })));
   const killWithUs = (): void => void child.kill("SIGKILL");
   process.once("exit", killWithUs);
@@ -54,9 +59,9 @@ export async function startService<Schema extends z.ZodType>(i: { readonly name:
       child.kill("SIGKILL");
       reject(error);
     };
-    const timer = setTimeout(() => fail(new SignetError("timed-out", `The ${i.name} did not get ready in ${startMilliseconds / 1000} s.`, { details: { next: `See ${logFile}.` } })), startMilliseconds);
+    const timer = setTimeout(() => fail(new SignetError("timed-out", `The ${i.name} did not get ready in ${startMilliseconds / 1000} s.`, { details: { next: `See ${log}.` } })), startMilliseconds);
     child.once("error", (error) => fail(new SignetError("file-unusable", `The ${i.name} cannot be started: ${error.message}.`, { cause: error })));
-    void exit.then((how) => fail(refusalIn(i.name, logFile, logStart, how)));
+    void exit.then((how) => fail(refusalIn(i.name, logged(), log, how)));
     if (child.stdout === null) return;
     createInterface({ input: child.stdout }).once("line", (line) => {
       clearTimeout(timer);
@@ -74,7 +79,7 @@ export async function startService<Schema extends z.ZodType>(i: { readonly name:
     clearTimeout(timer);
     return how;
   };
-  return { name: i.name, ready, logFile, exit, stop };
+  return { name: i.name, ready, log, exit, stop };
 }
 
 /** Resolves with the name of the signal that asks this process to end: Ctrl-C, a supervisor, a closed terminal. */
@@ -104,9 +109,28 @@ export function runScript(file: string, argv: readonly string[]): Promise<number
   });
 }
 
-function spawnService(name: "ca" | "kms", argv: readonly string[], logFile: string, stdin: string | undefined): { child: ChildProcess; logStart: number } {
-  let log: number;
-  let logStart = 0;
+/** `logged` is what the service has logged since, or the end of it. */
+function spawnService(name: "ca" | "kms", argv: readonly string[], logFile: string | undefined, stdin: string | undefined): { child: ChildProcess; logged: () => string } {
+  const { log, logged } = logFile === undefined ? { log: "pipe" as const, logged: undefined } : openLog(logFile);
+  const child = spawn(process.execPath, [projectFile(name === "ca" ? "ca/main.ts" : "kms-server/main.ts"), ...argv], {
+    stdio: [stdin === undefined ? "ignore" : "pipe", "pipe", log],
+    detached: process.platform !== "win32",
+  });
+  child.stdin?.on("error", () => {});
+  child.stdin?.end(stdin);
+  if (logged !== undefined) {
+    closeSync(log);
+    return { child, logged };
+  }
+  let passedOn = "";
+  child.stderr?.setEncoding("utf8").on("data", (text: string) => {
+    process.stderr.write(text);
+    passedOn = `${passedOn}${text}`.slice(-loggedCharacters);
+  });
+  return { child, logged: () => passedOn };
+}
+
+function openLog(logFile: string): { log: number; logged: () => string } {
   const folder = path.dirname(logFile);
   try {
     makeFolder(folder);
@@ -114,31 +138,24 @@ function spawnService(name: "ca" | "kms", argv: readonly string[], logFile: stri
     throw fileError(folder, error, "Name another data directory with --data.");
   }
   try {
-    log = openSync(logFile, "a", 0o600);
-    logStart = readFileSync(logFile).length;
+    const log = openSync(logFile, "a", 0o600);
+    const logStart = fstatSync(log).size;
+    return { log, logged: () => readFileSync(logFile).subarray(logStart).toString("utf8") };
   } catch (error) {
     throw fileError(logFile, error);
   }
-  const child = spawn(process.execPath, [projectFile(name === "ca" ? "ca/main.ts" : "kms-server/main.ts"), ...argv], {
-    stdio: [stdin === undefined ? "ignore" : "pipe", "pipe", log],
-    detached: process.platform !== "win32",
-  });
-  closeSync(log);
-  child.stdin?.on("error", () => {});
-  child.stdin?.end(stdin);
-  return { child, logStart };
 }
 
 /** Why a service did not start, out of what it logged last: the code is the service's, so the exit code is too. */
-function refusalIn(name: string, logFile: string, logStart: number, how: ServiceExit): SignetError {
-  const lines = readFileSync(logFile).subarray(logStart).toString("utf8").trim().split("\n");
+function refusalIn(name: string, logged: string, log: string, how: ServiceExit): SignetError {
+  const lines = logged.trim().split("\n");
   for (const line of lines.reverse()) {
     const record = logRecord.safeParse(parseJson(line));
     if (record.success && isErrorCode(record.data.code)) return new SignetError(record.data.code, record.data.msg);
     const [, code, message] = /^signet(?: \w+)?: ([a-z-]+): (.*)$/.exec(line) ?? [];
     if (message !== undefined && isErrorCode(code)) return new SignetError(code, message);
   }
-  return new SignetError("internal", `The ${name} ${describeExit(how)} before it was ready.`, { details: { next: `See ${logFile}.` } });
+  return new SignetError("internal", `The ${name} ${describeExit(how)} before it was ready.`, { details: { next: `See ${log}.` } });
 }
 
 const logRecord = z.object({ code: z.string(), msg: z.string() });

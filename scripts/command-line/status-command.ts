@@ -12,7 +12,7 @@ import { withCa, withKms } from "./session.ts";
 
 /**
  * `up`: it answers, and serves. `down`: no process holds its directory. `unwell`: one does, and it does not answer or does not serve. `running`: one does,
- * and there is no operator's credential here to ask it with, as on the host of a KMS whose CA is elsewhere.
+ * and it was not asked: there is no operator's credential here, as on the host of a KMS whose CA is elsewhere, or the CA is not up.
  */
 type State = "up" | "running" | "down" | "unwell";
 
@@ -36,7 +36,7 @@ export function defineStatusCommand(definition: Definition): void {
     if (!has("ca") && !has("kms")) throw new SignetError("file-unusable", `There is no deployment in ${layout.root}.`, { details: { next: "Make one with `npm start`, or name its directory with --data." } });
     const mode = modeOf(invocation.data, recorded);
     const ca = has("ca") ? await statusOfCa(invocation, recorded) : undefined;
-    const kms = has("kms") ? await statusOfKms(invocation, recorded) : undefined;
+    const kms = has("kms") ? await statusOfKms(invocation, recorded, ca === undefined || ca.status.state === "up") : undefined;
     const services: readonly ServiceStatus[] = [...(ca === undefined ? [] : [ca.status]), ...(kms === undefined ? [] : [kms.status])];
     const isUp = services.every(({ state }) => state === "up" || state === "running");
     const next = isUp ? undefined : nextStep(services, mode, layout.logs);
@@ -90,15 +90,16 @@ async function statusOfCa(invocation: Invocation, { ca }: ServicesRecord): Promi
   return statusOf(invocation, "ca", urls, () => withCa(invocation, (client) => client.summary()));
 }
 
-async function statusOfKms(invocation: Invocation, { kms }: ServicesRecord): Promise<{ readonly status: ServiceStatus; readonly holds?: KmsHolds }> {
-  return statusOf(invocation, "kms", kms === undefined ? [] : [kms.url], () => withKms(invocation, {}, (client) => client.summary(), "operator"));
+/** The KMS is asked only where the CA has answered: without its CRLs the operator talks to nobody. */
+async function statusOfKms(invocation: Invocation, { kms }: ServicesRecord, mayAsk: boolean): Promise<{ readonly status: ServiceStatus; readonly holds?: KmsHolds }> {
+  return statusOf(invocation, "kms", kms === undefined ? [] : [kms.url], mayAsk ? () => withKms(invocation, {}, (client) => client.summary(), "operator") : undefined);
 }
 
-async function statusOf<Holds>(invocation: Invocation, service: ServiceName, urls: readonly string[], ask: () => Promise<Holds>): Promise<{ readonly status: ServiceStatus; readonly holds?: Holds }> {
+async function statusOf<Holds>(invocation: Invocation, service: ServiceName, urls: readonly string[], ask: (() => Promise<Holds>) | undefined): Promise<{ readonly status: ServiceStatus; readonly holds?: Holds }> {
   const holder = DataDirectory.holder(layoutOf(invocation.data)[service]);
   const running = { service, urls, ...(holder?.pid === undefined ? {} : { pid: holder.pid, startedAt: holder.startedAt ?? "" }) };
   if (holder === undefined) return { status: { ...running, state: "down" } };
-  if (!EnrolledIdentity.isAt(layoutOf(invocation.data).operator)) return { status: { ...running, state: "running" } };
+  if (ask === undefined || !EnrolledIdentity.isAt(layoutOf(invocation.data).operator)) return { status: { ...running, state: "running" } };
   try {
     return { status: { ...running, state: "up" }, holds: await ask() };
   } catch (error) {
