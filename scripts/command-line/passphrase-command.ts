@@ -23,7 +23,7 @@ export function defineChangePassphrase(definition: Definition, parent: Command, 
     // Held, so that no service starts meanwhile.
     const held = DataDirectory.open(layout[service], anyVersion(service));
     try {
-      if (isUnsealKeySealed(file) === false) throw usageError(`${layout.root} is a development deployment, which has no passphrase`, "Make one for production in another directory: `npm start -- --production --data DIRECTORY`.");
+      if (isUnsealKeySealed(file) === false) throw usageError(`${layout.root} is a development deployment, which has no passphrase`, "Make one for production in another directory: `npx signet start --production --data DIRECTORY`.");
       const old = await readPassphrase({ file: oldPassphraseFile, option: "--old-passphrase-file", credential: "" });
       const next = await readPassphrase({ file: newPassphraseFile, option: "--new-passphrase-file", credential: "" });
       await changePassphrase(file, old, next);

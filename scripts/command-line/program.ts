@@ -151,7 +151,7 @@ export function asSignetError(error: unknown, usageHint: () => string = () => "A
 /** What usually helps, by code; a message that knows better brings its own in `details.next`. */
 const nextStep: Partial<Record<ErrorCode, string>> = {
   "remote-unreachable": "Start the services with `npx signet start`.",
-  "tls-refused": "Check that the address is the service's and that the certificate is not expired or revoked: `npx signet agent whoami NAME`.",
+  "tls-refused": "Check this machine's clock (`date`), that the address is the service's, and that the certificate is not expired or revoked: `npx signet agent whoami NAME`.",
   "token-invalid": "Tokens work once and not for long: make a new one with `npx signet ca token NAME`.",
   "certificate-revoked": "Enrol again with a new token: `npx signet ca token NAME`.",
   "certificate-expired": "Enrol again with a new token: `npx signet ca token NAME`.",
@@ -159,8 +159,10 @@ const nextStep: Partial<Record<ErrorCode, string>> = {
   "pem-malformed": "Look at it with `openssl asn1parse -in FILE`.",
   "not-ready": "Try again in a moment.",
   "crl-missing": "Start the CA: `npx signet start`.",
-  "crl-stale": "Start the CA, which publishes a new one: `npx signet start`.",
+  "crl-stale": "Start the CA, which publishes a new one: `npx signet start`. Where it runs, check this machine's clock: `date`.",
+  "clock-rolled-back": "Set this machine's clock right (`date`), and type the same again.",
   "crl-refresh-overdue": "Start the CA: `npx signet start`.",
+  "storage-unavailable": "Make room or mend the permissions where that lies (`df`, `ls -l`), and type the same again.",
   "port-taken": "Stop what uses it, or choose other ports.",
   "data-directory-foreign": "Name another one with --data.",
   "data-directory-corrupt": "Restore it from a backup, or name another one with --data.",

@@ -91,23 +91,23 @@ export function anyVersion(service: ServiceName) {
 interface WantedPort {
   readonly port: number;
   readonly wantedBy: string;
-  /** What to do where it is taken. */
-  readonly next: string;
+  /** Option that chooses another; none for a CA that is there, whose ports stand in the certificates that it has issued. */
+  readonly option: string | undefined;
 }
 
 /** The ports that both services will bind, and by whom. */
 export function portsOf(data: string, options: CaOptions & KmsOptions, isNew: boolean): readonly WantedPort[] {
   const { ca, kms } = readServices(data);
-  const ofCa = (wantedBy: string, option: "enrolment" | "mutual" | "publication", chosen: number | undefined, recorded: string | undefined): WantedPort => {
-    const port = (isNew ? undefined : recordedPort(recorded)) ?? chosen ?? defaultPorts[option];
-    // The ports of a CA stand in the certificates that it has issued.
-    return { port, wantedBy: `the CA for ${wantedBy}`, next: isNew ? `Choose another with --${option}-port, or stop what uses it.` : "Stop what uses it: this CA keeps the ports that it was made with." };
-  };
+  const ofCa = (wantedBy: string, name: "enrolment" | "mutual" | "publication", chosen: number | undefined, recorded: string | undefined): WantedPort => ({
+    port: (isNew ? undefined : recordedPort(recorded)) ?? chosen ?? defaultPorts[name],
+    wantedBy: `the CA for ${wantedBy}`,
+    option: isNew ? `--${name}-port` : undefined,
+  });
   return [
     ofCa("enrolment", "enrolment", options.enrolmentPort, ca?.enrolmentUrl),
     ofCa("operators and enrolled parties", "mutual", options.mutualPort, ca?.mutualUrl),
     ofCa("CRLs", "publication", options.publicationPort, ca?.publicationUrl),
-    { port: options.kmsPort ?? recordedPort(kms?.url) ?? defaultPorts.kms, wantedBy: "the KMS", next: "Choose another with --kms-port, or stop what uses it." },
+    { port: options.kmsPort ?? recordedPort(kms?.url) ?? defaultPorts.kms, wantedBy: "the KMS", option: "--kms-port" },
   ];
 }
 
@@ -115,13 +115,23 @@ export function recordedPort(url: string | undefined): number | undefined {
   return url === undefined ? undefined : Number(new URL(url).port);
 }
 
-/** Before a CA is made whose ports are fixed for ever, they have to be free. @throws SignetError port-taken */
+/** Before a CA is made whose ports are fixed for ever, they have to be free. Names all that are not. @throws SignetError port-taken */
 export async function requireFreePorts(ports: readonly WantedPort[], host: string): Promise<void> {
-  for (const { port, wantedBy, next } of ports) {
-    await new Promise<void>((resolve, reject) => {
-      const probe = createServer();
-      probe.once("error", (error) => reject(errnoOf(error) === "EADDRINUSE" ? new SignetError("port-taken", `Port ${port} on ${host}, wanted by ${wantedBy}, is in use. Nothing was changed.`, { details: { port, next } }) : fileError(`${host}:${port}`, error)));
-      probe.listen({ port, host, exclusive: true }, () => probe.close(() => resolve()));
-    });
-  }
+  const taken: WantedPort[] = [];
+  for (const wanted of ports) if (!(await isFree(wanted.port, host))) taken.push(wanted);
+  const [first] = taken;
+  if (first === undefined) return;
+  const named = taken.map(({ port, wantedBy }) => `port ${port} on ${host}, wanted by ${wantedBy}`).join("; ");
+  const options = taken.flatMap(({ option }) => (option === undefined ? [] : [`${option} N`]));
+  const stop = "Stop what uses it (another deployment of Signet with `npx signet stop --data DIRECTORY`)";
+  const choice = options.length < taken.length ? `${stop}: a CA keeps the ports that it was made with` : `${stop}, or choose with ${options.join(" ")}`;
+  throw new SignetError("port-taken", `In use: ${named}. Nothing was changed.`, { details: { port: first.port, next: `${choice}.` } });
+}
+
+function isFree(port: number, host: string): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const probe = createServer();
+    probe.once("error", (error) => (errnoOf(error) === "EADDRINUSE" ? resolve(false) : reject(fileError(`${host}:${port}`, error))));
+    probe.listen({ port, host, exclusive: true }, () => probe.close(() => resolve(true)));
+  });
 }

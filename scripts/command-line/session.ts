@@ -56,8 +56,10 @@ export async function withKms<T>(invocation: Invocation, options: Caller, use: (
     try {
       return await use(new KmsClient({ url, agent }), identity);
     } catch (error) {
-      if (!(error instanceof SignetError) || error.code !== "not-permitted" || identity.identity.kind !== "operator") throw error;
-      throw new SignetError(error.code, error.message, { cause: error, details: { ...error.details, next: "Operators own and read no keys: say as which agent with --as NAME." } });
+      if (!(error instanceof SignetError) || error.code !== "not-permitted") throw error;
+      const { kind, name } = identity.identity;
+      const next = kind === "operator" ? "Operators own and read no keys: say as which agent with --as NAME." : `See the keys of ${name} with \`npx signet kms key list${name === recorded.agent ? "" : ` --as ${name}`}\`, or say as whom with --as NAME.`;
+      throw new SignetError(error.code, error.message, { cause: error, details: { ...error.details, next } });
     } finally {
       agent.destroy();
     }

@@ -33,7 +33,7 @@ export function defineStatusCommand(definition: Definition): void {
     const layout = layoutOf(invocation.data);
     const recorded = readServices(invocation.data);
     const has = (service: ServiceName): boolean => isInitialised(service, layout[service]);
-    if (!has("ca") && !has("kms")) throw new SignetError("file-unusable", `There is no deployment in ${layout.root}.`, { details: { next: "Make one with `npm start`, or name its directory with --data." } });
+    if (!has("ca") && !has("kms")) throw new SignetError("file-unusable", `There is no deployment in ${layout.root}.`, { details: { next: "Make one with `npx signet start`, or name its directory with --data." } });
     const mode = modeOf(invocation.data, recorded);
     const ca = has("ca") ? await statusOfCa(invocation, recorded) : undefined;
     const kms = has("kms") ? await statusOfKms(invocation, recorded, ca === undefined || ca.status.state === "up") : undefined;
@@ -71,7 +71,7 @@ export function defineStatusCommand(definition: Definition): void {
 function nextStep(services: readonly ServiceStatus[], mode: DeploymentMode, logs: string): string {
   const down = services.filter(({ state }) => state === "down").length;
   if (down === 0) return `See the logs in ${logs}.`;
-  const start = mode === "development" ? "`npm start`" : "`npm start -- --ca-passphrase-file FILE --kms-passphrase-file FILE`, or `systemctl start signet-ca signet-kms` where systemd runs them";
+  const start = mode === "development" ? "`npx signet start`" : "`npx signet start --ca-passphrase-file FILE --kms-passphrase-file FILE`, or `systemctl start signet-ca signet-kms` where systemd runs them";
   return `${down < services.length ? "Stop what still runs with `npx signet stop`, then start" : "Start"} with ${start}.`;
 }
 
