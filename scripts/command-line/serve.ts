@@ -8,7 +8,7 @@ import { keepDeveloper } from "./enrolment.ts";
 import { withEphemeralData } from "./ephemeral.ts";
 import { nextCommands } from "./next-commands.ts";
 import { errnoOf, fileError, usageError, type Invocation, type Outcome } from "./program.ts";
-import { anyVersion, isInitialised, portsOf, recordedPort, requireFreePorts, unsealArguments, type CaOptions, type KmsOptions, type ModeOptions, type ServiceName } from "./service-options.ts";
+import { anyVersion, isInitialised, loopback, recordedPort, requireFreePorts, unsealArguments, type CaOptions, type KmsOptions, type ModeOptions, type ServiceName } from "./service-options.ts";
 import { caReady, describeExit, kmsReady, startService, whenAskedToStop, type Service } from "./services.ts";
 import { withCa } from "./session.ts";
 
@@ -19,6 +19,7 @@ export async function initialiseCa(invocation: Invocation, options: CaOptions): 
   const { ca } = layoutOf(invocation.data);
   requireUnused(invocation.data, ["ca"]);
   if (isInitialised("ca", ca)) throw new SignetError("already-exists", `${ca} holds a CA already. Nothing was touched.`, { details: { next: "Run it with `npx signet ca serve`." } });
+  await requireFreePorts(invocation.data, ["ca"], options);
   const service = await invocation.progress("Making the CA", () => bringUpCa(invocation.data, options));
   await service.stop();
   return { mode: service.ready.mode, ...addressOf(service) };
@@ -28,6 +29,7 @@ export async function initialiseCa(invocation: Invocation, options: CaOptions): 
 export async function serveCa(invocation: Invocation, options: CaOptions): Promise<Outcome> {
   return inForeground(invocation, async (signal, keep) => {
     requireUnused(invocation.data, ["ca"]);
+    await requireFreePorts(invocation.data, ["ca"], options);
     const ca = await bringUpCa(invocation.data, options, signal);
     keep(ca);
     const address = addressOf(ca);
@@ -40,6 +42,7 @@ export async function serveCa(invocation: Invocation, options: CaOptions): Promi
 export async function serveKms(invocation: Invocation, options: KmsOptions): Promise<Outcome> {
   return inForeground(invocation, async (signal, keep) => {
     requireUnused(invocation.data, ["kms"]);
+    await requireFreePorts(invocation.data, ["kms"], options);
     const kms = await bringUpKms(invocation, options, signal);
     keep(kms);
     const { mode, url } = kms.ready;
@@ -61,7 +64,7 @@ async function serveOver(invocation: Invocation, options: CaOptions & KmsOptions
     const isNew = !isInitialised("ca", layoutOf(data).ca);
     // Both, before either service is made.
     for (const service of ["ca", "kms"] as const) await unsealArguments(data, service, options);
-    await requireFreePorts(portsOf(data, options, isNew), options.host ?? loopback);
+    await requireFreePorts(data, ["ca", "kms"], options);
     const ca = await invocation.progress(isNew ? "Making the CA" : "Starting the CA", () => bringUpCa(data, options, signal));
     keep(ca);
     const kms = await invocation.progress("Starting the KMS", () => bringUpKms(invocation, options, signal));
@@ -86,13 +89,11 @@ async function serveOver(invocation: Invocation, options: CaOptions & KmsOptions
         "Next, in another terminal:",
         ...commands.map((command) => `  ${command}`),
         "",
-        "Ctrl-C stops both, as does `npx signet stop`.",
+        "Ctrl-C stops both. So does `npx signet stop`, from anywhere.",
       ].join("\n"),
     };
   });
 }
-
-const loopback = "127.0.0.1";
 
 function heading(what: string, mode: DeploymentMode): string {
   return `${what} is up${mode === "development" ? ", a DEVELOPMENT deployment" : ""}`;

@@ -30,6 +30,9 @@ export interface KmsOptions extends Omit<ModeOptions, "caPassphraseFile">, LogOp
   readonly enrolment?: { readonly caUrl: string; readonly rootFingerprint: string; readonly token: string };
 }
 
+/** Where services listen unless they are told. */
+export const loopback = "127.0.0.1";
+
 const portNumber = parseInteger(1, 65_535);
 
 /** Options that fix what a new CA is; an existing one keeps what it was made with. */
@@ -89,16 +92,18 @@ export function anyVersion(service: ServiceName) {
 }
 
 interface WantedPort {
+  readonly service: ServiceName;
   readonly port: number;
   readonly wantedBy: string;
   /** Option that chooses another; none for a CA that is there, whose ports stand in the certificates that it has issued. */
   readonly option: string | undefined;
 }
 
-/** The ports that both services will bind, and by whom. */
-export function portsOf(data: string, options: CaOptions & KmsOptions, isNew: boolean): readonly WantedPort[] {
+/** The ports that both services will bind. */
+function portsOf(data: string, options: CaOptions & KmsOptions, isNew: boolean): readonly WantedPort[] {
   const { ca, kms } = readServices(data);
   const ofCa = (wantedBy: string, name: "enrolment" | "mutual" | "publication", chosen: number | undefined, recorded: string | undefined): WantedPort => ({
+    service: "ca",
     port: (isNew ? undefined : recordedPort(recorded)) ?? chosen ?? defaultPorts[name],
     wantedBy: `the CA for ${wantedBy}`,
     option: isNew ? `--${name}-port` : undefined,
@@ -107,7 +112,7 @@ export function portsOf(data: string, options: CaOptions & KmsOptions, isNew: bo
     ofCa("enrolment", "enrolment", options.enrolmentPort, ca?.enrolmentUrl),
     ofCa("operators and enrolled parties", "mutual", options.mutualPort, ca?.mutualUrl),
     ofCa("CRLs", "publication", options.publicationPort, ca?.publicationUrl),
-    { port: options.kmsPort ?? recordedPort(kms?.url) ?? defaultPorts.kms, wantedBy: "the KMS", option: "--kms-port" },
+    { service: "kms", port: options.kmsPort ?? recordedPort(kms?.url) ?? defaultPorts.kms, wantedBy: "the KMS", option: "--kms-port" },
   ];
 }
 
@@ -115,16 +120,17 @@ export function recordedPort(url: string | undefined): number | undefined {
   return url === undefined ? undefined : Number(new URL(url).port);
 }
 
-/** Before a CA is made whose ports are fixed for ever, they have to be free. Names all that are not. @throws SignetError port-taken */
-export async function requireFreePorts(ports: readonly WantedPort[], host: string): Promise<void> {
+/** Before anything is made: the ports of a CA are fixed for ever. Names all that are taken. @throws SignetError port-taken */
+export async function requireFreePorts(data: string, services: readonly ServiceName[], options: CaOptions & KmsOptions): Promise<void> {
+  const host = options.host ?? loopback;
   const taken: WantedPort[] = [];
-  for (const wanted of ports) if (!(await isFree(wanted.port, host))) taken.push(wanted);
+  for (const wanted of portsOf(data, options, !isInitialised("ca", layoutOf(data).ca))) if (services.includes(wanted.service) && !(await isFree(wanted.port, host))) taken.push(wanted);
   const [first] = taken;
   if (first === undefined) return;
   const named = taken.map(({ port, wantedBy }) => `port ${port} on ${host}, wanted by ${wantedBy}`).join("; ");
-  const options = taken.flatMap(({ option }) => (option === undefined ? [] : [`${option} N`]));
+  const choices = taken.flatMap(({ option }) => (option === undefined ? [] : [`${option} N`]));
   const stop = "Stop what uses it (another deployment of Signet with `npx signet stop --data DIRECTORY`)";
-  const choice = options.length < taken.length ? `${stop}: a CA keeps the ports that it was made with` : `${stop}, or choose with ${options.join(" ")}`;
+  const choice = choices.length < taken.length ? `${stop}: a CA keeps the ports that it was made with` : `${stop}, or choose with ${choices.join(" ")}`;
   throw new SignetError("port-taken", `In use: ${named}. Nothing was changed.`, { details: { port: first.port, next: `${choice}.` } });
 }
 
