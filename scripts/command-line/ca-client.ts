@@ -13,6 +13,7 @@ import {
   certificateDetails,
   certificatesAnswer,
   crlMediaType,
+  crlSummary,
   crlsAnswer,
   revocationAnswer,
   tokenAnswer,
@@ -101,9 +102,9 @@ export class CaClient {
     return (await this.#call("GET", caRoutes.crls, crlsAnswer)).crls;
   }
 
-  /** Publishes new CRLs now, whatever the schedule says. */
-  async publishCrls(): Promise<readonly CrlSummary[]> {
-    return (await this.#call("POST", caRoutes.crls, crlsAnswer, {})).crls;
+  /** Publishes a new CRL of leaves now, whatever the schedule says. */
+  publishCrl(): Promise<CrlSummary> {
+    return this.#call("POST", caRoutes.crls, crlSummary, {});
   }
 
   /** The CRLs in force, as they are published. Their signatures are the reader's to check. */

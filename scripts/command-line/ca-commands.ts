@@ -120,11 +120,11 @@ export function defineCaCommands(definition: Definition): void {
 
   const crl = definition
     .command(ca, "crl", "show the CRLs in force; publish or save them", "npx signet ca crl --publish --out crl.pem")
-    .option("--publish", "publish new ones first")
+    .option("--publish", "publish a new one of leaves first")
     .option("--out <file>", "write them to a file (PEM), as `openssl verify -CRLfile` reads them");
   handle(crl, (invocation: Invocation, options: { readonly publish?: true; readonly out?: string }) =>
     withCa(invocation, async (authority) => {
-      if (options.publish === true) await authority.publishCrls();
+      if (options.publish === true) await authority.publishCrl();
       const crls = await authority.crls();
       if (options.out !== undefined) writeWhole(options.out, crls.map((each) => each.toPem()).join(""), 0o644);
       const described = crls.map((each) => describeCrl(each, authority.clock.now()));

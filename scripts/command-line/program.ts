@@ -160,6 +160,7 @@ const nextStep: Partial<Record<ErrorCode, string>> = {
   "not-ready": "Try again in a moment.",
   "crl-missing": "Start the CA: `npx signet start`.",
   "crl-stale": "Start the CA, which publishes a new one: `npx signet start`. Where it runs, check this machine's clock: `date`.",
+  "crl-rollback": "Where the CA was put back from a backup, revoke again what it has forgotten, then type `npx signet ca crl --publish` until its number has passed.",
   "clock-rolled-back": "Set this machine's clock right (`date`), and type the same again.",
   "crl-refresh-overdue": "Start the CA: `npx signet start`.",
   "storage-unavailable": "Make room or mend the permissions where that lies (`df`, `ls -l`), and type the same again.",

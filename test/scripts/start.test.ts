@@ -155,6 +155,7 @@ describe("npm start", () => {
     expect(JSON.parse(again.out.toString("utf8"))).toMatchObject({ done: [{ name: "heidi" }], failed: [{ name: "erin", code: "file-unusable" }] });
 
     const certificate = path.join(out, "grace", "cert.pem");
+    expect((await run(signet, ["ca", "crl", "--publish"])).exitCode).toBe(0);
     expect((await run(checkCrlScript, [certificate])).exitCode).toBe(0);
     const revoked = await run(revokeScript, ["grace", "nobody", "--reason", "keyCompromise", "--json"]);
     expect(revoked.exitCode).toBe(3);
