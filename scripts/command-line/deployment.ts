@@ -57,6 +57,7 @@ export function readServices(data: string): ServicesRecord {
   } catch (cause) {
     throw corrupt(services, cause);
   }
+  if (isNewer(parsed)) throw new SignetError("data-directory-newer", `${services} is of a newer version of Signet. It was left alone.`);
   const record = servicesRecord.safeParse(parsed);
   if (!record.success) throw corrupt(services, record.error);
   return record.data;
@@ -72,6 +73,11 @@ export function recordService(data: string, service: Partial<Omit<ServicesRecord
 export function requireName(name: string): string {
   if (!identityNamePattern.test(name)) throw usageError(`"${name}" is not a name`, "Names are 1 to 63 of a-z, 0-9 and -, such as alice or build-7.");
   return name;
+}
+
+function isNewer(parsed: unknown): boolean {
+  const { format } = (typeof parsed === "object" && parsed !== null ? parsed : {}) as { readonly format?: unknown };
+  return typeof format === "string" && /^signet-services-(?!1$)\d{1,9}$/.test(format);
 }
 
 function corrupt(file: string, cause: unknown): SignetError {
