@@ -92,6 +92,7 @@ export const errorTable = {
   "data-directory-locked": { status: 500, exit: 1, retryable: false, rule: "another process uses it; nothing was touched" },
   "data-directory-newer": { status: 500, exit: 1, retryable: false, rule: "written by a newer version; left alone" },
   "unseal-failed": { status: 500, exit: 1, retryable: false, rule: "the unseal key does not open this store" },
+  "hook-failed": { status: 500, exit: 1, retryable: true, rule: "a server may not have read the CRL that was written for it" },
   "port-taken": { status: 500, exit: 1, retryable: true, rule: "the port is in use" },
   "remote-unreachable": { status: 502, exit: 2, retryable: true, rule: "no connection" },
   "remote-malformed": { status: 502, exit: 2, retryable: false, rule: "the other side's answer does not parse" },

@@ -40,6 +40,7 @@ export class CaClient {
   /** What the operator knows of revocations, by CRLs that were verified. */
   readonly revocation: RevocationStore;
   readonly #url: string;
+  readonly #issuers: readonly Certificate[];
   readonly #agent: MutualAgent;
 
   /** `mutualUrl`: base URL of the CA's mutual listener, such as https://localhost:7441. */
@@ -50,6 +51,7 @@ export class CaClient {
     this.clock = clock;
     this.revocation = operator.revocation;
     this.#url = i.mutualUrl;
+    this.#issuers = operator.credential("client").chain;
     this.#agent = new MutualAgent({
       credential: operator.credential("client"),
       trustAnchors: operator.trustAnchors,
@@ -111,6 +113,11 @@ export class CaClient {
   async crls(): Promise<readonly CertificateRevocationList[]> {
     const names = (await this.listCrls()).map(({ name }) => name);
     return Promise.all(names.map(async (name) => CertificateRevocationList.parse((await this.#send("GET", caRoutes.crl(encodeURIComponent(name)), crlMediaType)).body)));
+  }
+
+  /** Verifies the CRLs in force and puts them in force here too. @throws SignetError as RevocationStore.accept */
+  async refreshRevocation(): Promise<void> {
+    for (const crl of await this.crls()) this.revocation.accept(crl.der, this.#issuers);
   }
 
   close(): void {

@@ -11,6 +11,7 @@ import { certificateStates, revocationReasons, type CertificateDescription, type
 import type { CaClient } from "./ca-client.ts";
 import { requireName } from "./deployment.ts";
 import { readInput, writeWhole } from "./files.ts";
+import { followCrl, type FollowOptions } from "./follow-crl.ts";
 import { describeCrl, formatDescription, formatTable, readPkiObjects } from "./inspect.ts";
 import { issueCredential, type IssueOptions } from "./issue.ts";
 import { collect, parseInteger, usageError, type Definition, type Invocation, type Outcome } from "./program.ts";
@@ -95,6 +96,15 @@ export function defineCaCommands(definition: Definition): void {
     });
   });
 
+  const follow = definition
+    .command(ca, "follow-crl [command...]", "keep a file of CRLs current, and have a server read it", "npx signet ca follow-crl --out ./api/crl.pem -- nginx -p ./nginx -c nginx.conf -s reload")
+    .addHelpText("after", followHelp)
+    .requiredOption("--out <file>", "file to write, such as the crl.pem of `ca issue`")
+    .option("--once", "write it and run the command once")
+    .option("--as <agent>", "as an agent of the data directory (default: the operator)")
+    .option("--identity <directory>", "as the enrolled party in this directory");
+  handle(follow, (invocation: Invocation, command: readonly string[], options: FollowOptions) => followCrl(invocation, command, options));
+
   const revoke = definition
     .command(ca, "revoke <name|serial>", "revoke an identity whole, or one certificate by its serial number", "npx signet ca revoke bob --reason keyCompromise")
     .addOption(new Option("--reason <reason>", "why (RFC 5280 section 5.3.1)").choices(revocationReasons).default("unspecified"))
@@ -161,10 +171,15 @@ Written into the directory, in this order, all of it or nothing; the directory i
   cert.pem           the certificate            0644
   fullchain.pem      it and the issuing CA      0644: what a server or client shows
   root.pem           the root                   0644: what the other side verifies against
-  crl.pem            every CRL of the chain     0644: for ssl_crl, --crlfile, -crl_check_all
+  crl.pem            every CRL of the chain     0644: kept current by \`npx signet ca follow-crl\`
   NAME.p12           with --p12                 0600: key, certificate, issuing CA and root, AES-256 under a password
   NAME.p12.password  with --p12 alone           0600: the password that was made; move it away from NAME.p12
 With --csr there is no key.pem. A name outside of the CA's name constraints is refused before anything is written or issued.`;
+
+const followHelp = `
+The file is written whole each time, then the command runs: at the start, and whenever a CRL of any scope takes effect. Every CRL is verified and held against this
+party's floors first, as everywhere. A command that fails or takes more than a minute is reported on stderr and run again; stdout has one line per file that was
+written, with the numbers of its CRLs and what the command took. Ctrl-C stops it.`;
 
 /**
  * Revokes what `target` names: a serial number, an identity's URI, or the name of an identity that the CA knows.

@@ -53,6 +53,8 @@ export async function issueCredential(ca: CaClient, directory: string, options: 
     } else {
       publicKey = CertificateRequest.parse(csr).spki;
     }
+    // Before a certificate is asked for, so that none is issued where they are refused.
+    await ca.refreshRevocation();
     const issued = await ca.issue({ csr: Buffer.from(csr).toString("base64"), kind, name, role, dns: [...dns], ip: [...ip], ...(validityDays === undefined ? {} : { validityDays }) });
     const certificate = Certificate.fromPem(issued.certificate);
     const intermediates = Certificate.listFromPem(issued.chain).filter((other) => !other.equals(certificate) && !ca.trustAnchors.some((anchor) => anchor.equals(other)));
@@ -60,7 +62,6 @@ export async function issueCredential(ca: CaClient, directory: string, options: 
     if (checkProfile(path).uri !== identityUri(ca.trustDomain, kind, name) || !Buffer.from(publicKey).equals(certificate.spki)) {
       throw new SignetError("remote-malformed", "The CA's answer is not the certificate that was asked for.");
     }
-    for (const crl of await ca.crls()) ca.revocation.accept(crl.der, intermediates);
     ca.revocation.check(path);
     add("cert.pem", certificate.toPem(), 0o644);
     add("fullchain.pem", path.chain.slice(0, -1).map((each) => each.toPem()).join(""), 0o644);

@@ -4,6 +4,7 @@ import { identityUri } from "#pki/certificate-profile.ts";
 import { systemClock } from "#pki/clock.ts";
 import { SignetError } from "#pki/errors.ts";
 import { EnrolledIdentity } from "#pki/identity.ts";
+import { type Log, silentLog } from "#pki/log.ts";
 import { alpn, MutualAgent } from "#pki/mtls.ts";
 import type { KeyDescription } from "#pki/protocol-kms.ts";
 import { CaClient } from "./ca-client.ts";
@@ -96,12 +97,12 @@ export async function withIdentity<T>(directory: string, use: (identity: Enrolle
 }
 
 /** Opens an enrolled identity from its files alone. @throws SignetError file-unusable */
-export function openIdentity(directory: string): EnrolledIdentity {
+export function openIdentity(directory: string, log: Log = silentLog): EnrolledIdentity {
   if (!EnrolledIdentity.isAt(directory)) {
     const name = path.basename(directory);
     throw new SignetError("file-unusable", `There is no identity in ${directory}.`, {
       details: { next: name === "operator" ? "Start the services with `npx signet start`, or name their data directory with --data." : `Enrol it: \`npx signet ca token ${name} | npx signet agent enroll ${name} --token-file -\`.` },
     });
   }
-  return EnrolledIdentity.open(directory);
+  return EnrolledIdentity.open(directory, { log });
 }

@@ -41,7 +41,7 @@ describe("signet", () => {
     };
     walk(program, []);
     const families = {
-      ca: ["init", "serve", "token", "issue", "revoke", "crl", "list"],
+      ca: ["init", "serve", "token", "issue", "follow-crl", "revoke", "crl", "list"],
       kms: ["serve", "status"],
       "kms key": ["create", "import", "list", "show", "get", "rotate", "revoke", "destroy", "encrypt", "decrypt"],
       agent: ["enroll", "renew", "whoami"],
