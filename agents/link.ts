@@ -8,8 +8,9 @@ import { checkProfile, type Identity, type Role } from "#pki/certificate-profile
 import type { Clock } from "#pki/clock.ts";
 import { SignetError } from "#pki/errors.ts";
 import { SecretKey } from "#pki/keys.ts";
-import { alpn, mutualServerOptions, presentedChain, type Credential } from "#pki/mtls.ts";
+import { alpn, endChainsAtOwnAuthorities, mutualServerOptions, type Credential } from "#pki/mtls.ts";
 import { validatePath, type KeyPurpose } from "#pki/path-validation.ts";
+import { presentedChain } from "#pki/presented-certificates.ts";
 import type { NotRevoked, RevocationStore } from "#pki/revocation.ts";
 
 /**
@@ -310,6 +311,7 @@ export class LinkListener {
   private constructor(options: ListenOptions) {
     this.#options = options;
     this.#server = tls.createServer({ ...tlsOptions(options.self, "server", options.groups ?? ["X25519MLKEM768"]), handshakeTimeout: handshakeMilliseconds });
+    endChainsAtOwnAuthorities(this.#server);
     this.#server.maxConnections = mostOpenLinks;
     this.#server.on("secureConnection", (socket) => this.#admit(socket));
     this.#server.on("tlsClientError", (error) => {

@@ -10,7 +10,7 @@ import { certsOnly } from "#pki/cms.ts";
 import { SignetError } from "#pki/errors.ts";
 import { close, createApplication, jsonBody, listen, octetsOf, parse, requireMediaType, sendJson, type Handler } from "#pki/http-server.ts";
 import type { Log } from "#pki/log.ts";
-import { alpn, mutualServerOptions, PeerSessions, serverOnlyOptions, type AuthenticatedPeer } from "#pki/mtls.ts";
+import { alpn, endChainsAtOwnAuthorities, mutualServerOptions, PeerSessions, serverOnlyOptions, type AuthenticatedPeer } from "#pki/mtls.ts";
 import {
   caRoutes,
   certificateMediaType,
@@ -63,11 +63,13 @@ export async function serveAuthority(authority: Authority, { clock, log }: { rea
   const enrolmentOptions = () => serverOnlyOptions({ credential: authority.serverCredential, alpn: alpn.http, root });
 
   const mutual: TlsServer = createTlsServer(mutualOptions(), createApplication({ log, admit: http.admit, routes: http.mutualRoutes() }));
+  endChainsAtOwnAuthorities(mutual);
   mutual.on("secureConnection", (socket: TLSSocket) => sessions.admit(socket));
   const enrolment: TlsServer = createTlsServer(enrolmentOptions(), createApplication({ log, routes: http.enrolmentRoutes() }));
   const publication = createHttpServer(createApplication({ log, routes: http.publicationRoutes() }));
   authority.onServerCredential(() => {
     mutual.setSecureContext(mutualOptions());
+    endChainsAtOwnAuthorities(mutual);
     enrolment.setSecureContext(enrolmentOptions());
   });
 

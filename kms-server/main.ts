@@ -10,7 +10,7 @@ import { SignetError } from "#pki/errors.ts";
 import { EnrolledIdentity } from "#pki/identity.ts";
 import { close, listen } from "#pki/http-server.ts";
 import type { Log } from "#pki/log.ts";
-import { alpn, mutualServerOptions, PeerSessions } from "#pki/mtls.ts";
+import { alpn, endChainsAtOwnAuthorities, mutualServerOptions, PeerSessions } from "#pki/mtls.ts";
 import type { DeploymentMode } from "#pki/protocol-ca.ts";
 import { createLog, type ServiceLog } from "#pki/service-log.ts";
 import { createUnsealKey, passphraseOf, readUnsealKey } from "#pki/unseal.ts";
@@ -150,7 +150,10 @@ async function openIdentity({ identity: directory, ca, rootFingerprint }: Argume
 /** Renews each certificate when less than a third of its life is left, and serves the new one to connections from then on. */
 function keepRenewed(identity: EnrolledIdentity, server: Server, log: Log): () => void {
   identity.onRenewal((role) => {
-    if (role === "server") server.setSecureContext(listening(identity));
+    if (role === "server") {
+      server.setSecureContext(listening(identity));
+      endChainsAtOwnAuthorities(server);
+    }
     log.info({ role, notAfter: identity.credential(role).chain[0]?.notAfter }, "certificate renewed");
   });
   let running = false;
@@ -191,6 +194,7 @@ async function serve(options: Arguments, log: ServiceLog): Promise<void> {
 
     const listener = kmsListener({ service, sessions, revocation, credential: () => identity.credential("server"), clock: systemClock, log });
     const server = createServer(listening(identity), listener);
+    endChainsAtOwnAuthorities(server);
     server.on("secureConnection", (socket: TLSSocket) => sessions.admit(socket));
     cleanup.unshift(keepRenewed(identity, server, log));
     const flushing = setInterval(() => void service.flushDenials().catch((error: unknown) => log.error({ err: error }, "denials could not be counted")), denialFlushMilliseconds);

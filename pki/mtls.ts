@@ -2,12 +2,13 @@ import { constants, type KeyObject } from "node:crypto";
 import https from "node:https";
 import type { Socket } from "node:net";
 import tls, { type DetailedPeerCertificate, type TLSSocket } from "node:tls";
-import { Certificate, certificateIdKey } from "./certificate.ts";
+import { type Certificate, certificateIdKey } from "./certificate.ts";
 import { checkProfile, checkServerName, type Identity } from "./certificate-profile.ts";
 import type { Clock } from "./clock.ts";
 import { SignetError } from "./errors.ts";
 import { type KeyPurpose, type ValidatedPath, validatePath } from "./path-validation.ts";
 import type { ConnectedPeers } from "./protocol-summary.ts";
+import { presentedChain, presentedEndEntity } from "./presented-certificates.ts";
 import type { NotRevoked, RevocationStore } from "./revocation.ts";
 
 /** What is spoken inside a connection (RFC 7301). Checked at both ends, so that no connection for one service means anything to another (ALPACA). */
@@ -19,8 +20,6 @@ export const keyExchangeGroups = "X25519MLKEM768:X25519";
 /** Signatures that a peer may make, and that its chain may carry (RFC 8446 section 4.2.3). */
 const signatureSchemes = "ecdsa_secp256r1_sha256:ecdsa_secp384r1_sha384:ed25519:mldsa65:rsa_pss_rsae_sha256:rsa_pss_rsae_sha384:rsa_pss_rsae_sha512:rsa_pkcs1_sha256:rsa_pkcs1_sha384:rsa_pkcs1_sha512";
 
-/** Longest chain that is read from a peer. */
-const chainLimit = 8;
 const handshakeMilliseconds = 10_000;
 /** How long a refused caller may go on sending what it had begun to. */
 const lingeringMilliseconds = 2_000;
@@ -40,15 +39,28 @@ const versionAndGroups = { minVersion: "TLSv1.3", maxVersion: "TLSv1.3", ecdhCur
 
 /**
  * Options of a listener that serves nobody without a certificate. No session tickets: a connection that resumed an earlier one would rest on
- * an authentication from before a revocation. OpenSSL checks the chain; {@link PeerSessions} checks the rest.
+ * an authentication from before a revocation. OpenSSL checks the chain; {@link PeerSessions} checks all of it again, and the rest.
+ * OpenSSL is also given the CAs of the server's own chain that an anchor has signed; {@link endChainsAtOwnAuthorities} says why.
  */
 export function mutualServerOptions(i: { readonly credential: Credential; readonly trustAnchors: readonly Certificate[]; readonly alpn: string }): tls.TlsOptions & tls.SecureContextOptions {
+  const { credential, trustAnchors } = i;
+  const own = credential.chain.slice(1).filter((authority) => trustAnchors.some((anchor) => authority.issuer.equals(anchor.subject) && authority.isSignedBy(anchor.subjectPublicKeyInfo)));
   return {
     ...serverOnlyOptions(i),
-    ca: i.trustAnchors.map((certificate) => certificate.toPem()),
+    ca: [...trustAnchors, ...own].map((certificate) => certificate.toPem()),
     requestCert: true,
     rejectUnauthorized: true,
   };
+}
+
+/**
+ * Lets OpenSSL end a caller's chain at any CA of {@link mutualServerOptions}, not at a root alone: the root's signature over the server's own issuing CA was
+ * verified when the options were made, and need not be in every handshake. It decides nothing: whoever OpenSSL lets through is judged by our own validation,
+ * up to the root, with all dates and revocations. To be called when the server is made and after each `setSecureContext`.
+ */
+export function endChainsAtOwnAuthorities(server: tls.Server): void {
+  // Node takes allowPartialTrustChain for clients, and forgets it for servers. Where its context is elsewhere one day, OpenSSL verifies one signature more.
+  (server as { readonly _sharedCreds?: { readonly context?: { setAllowPartialTrustChain?(): void } } })._sharedCreds?.context?.setAllowPartialTrustChain?.();
 }
 
 /** Options of a listener for callers that have no certificate yet. With `root`, the chain that is sent ends in it, for those who only know its fingerprint. */
@@ -96,6 +108,8 @@ type Admission = { readonly refusal: SignetError } | { readonly path: ValidatedP
 export class PeerSessions {
   readonly #options: { readonly trustAnchors: readonly Certificate[]; readonly revocation: RevocationStore; readonly clock: Clock; readonly purpose: KeyPurpose; readonly alpn?: string };
   readonly #admissions = new Map<TLSSocket, Admission>();
+  /** CAs of paths that were valid, first in, first out. */
+  readonly #authorities: Certificate[] = [];
 
   constructor(options: { readonly trustAnchors: readonly Certificate[]; readonly revocation: RevocationStore; readonly clock: Clock; readonly purpose: KeyPurpose; readonly alpn?: string }) {
     this.#options = options;
@@ -174,17 +188,52 @@ export class PeerSessions {
 
   #judge(socket: TLSSocket): Admission {
     try {
-      const { trustAnchors, clock, purpose } = this.#options;
       requireAlpn(socket, this.#options.alpn ?? alpn.http);
-      const [endEntity, ...intermediates] = presentedChain(socket.getPeerX509Certificate());
-      if (endEntity === undefined) throw new SignetError("client-certificate-required", "No certificate was shown.");
-      const path = validatePath({ endEntity, intermediates, trustAnchors, purpose, at: clock.now() });
-      return { path, identity: checkProfile(path), since: clock.now() };
+      return this.#throughKnownAuthorities(socket) ?? this.#throughShownChain(socket);
     } catch (error) {
       return { refusal: error instanceof SignetError ? error : new SignetError("internal", "The certificate could not be checked.", { cause: error }) };
     }
   }
+
+  /** A path by way of CAs that earlier paths went through, which spares reading the chain. Where none holds, the chain that was shown decides, and says why. */
+  #throughKnownAuthorities(socket: TLSSocket): Admission | undefined {
+    if (this.#authorities.length === 0) return undefined;
+    const endEntity = presentedEndEntity(socket);
+    if (endEntity === undefined) return undefined;
+    try {
+      const path = this.#validate(endEntity, this.#authorities);
+      // Here and not with the first request alone: where the CA that is known has been revoked, the peer may have shown another.
+      return { ...this.#admissionOf(path), proof: this.#options.revocation.check(path) };
+    } catch (error) {
+      if (error instanceof SignetError) return undefined;
+      throw error;
+    }
+  }
+
+  #throughShownChain(socket: TLSSocket): Admission {
+    const [endEntity, ...intermediates] = presentedChain(socket.getPeerX509Certificate());
+    if (endEntity === undefined) throw new SignetError("client-certificate-required", "No certificate was shown.");
+    const path = this.#validate(endEntity, intermediates);
+    for (const authority of path.chain.slice(1, -1)) {
+      if (this.#authorities.includes(authority)) continue;
+      this.#authorities.push(authority);
+      if (this.#authorities.length > authoritiesLimit) this.#authorities.shift();
+    }
+    return this.#admissionOf(path);
+  }
+
+  #admissionOf(path: ValidatedPath) {
+    return { path, identity: checkProfile(path), since: this.#options.clock.now() };
+  }
+
+  #validate(endEntity: Certificate, intermediates: readonly Certificate[]): ValidatedPath {
+    const { trustAnchors, clock, purpose } = this.#options;
+    return validatePath({ endEntity, intermediates, trustAnchors, purpose, at: clock.now() });
+  }
 }
+
+/** A deployment has one issuing CA, or two while it changes them. */
+const authoritiesLimit = 4;
 
 /**
  * Ends a connection for its peer, and takes what that still sends for a while: closing one with octets unread is a reset, which overtakes the
@@ -329,48 +378,6 @@ function requireIdentity(uri: string, expected: string): void {
 function requireAlpn(socket: TLSSocket, expected: string): void {
   // A server that sets ALPN does not bind a client that offers none, hence the check at both ends.
   if (socket.alpnProtocol !== expected) throw new SignetError("alpn-mismatch", `This connection is for ${expected}, and ${socket.alpnProtocol || "nothing"} was agreed on.`);
-}
-
-/** A certificate as Node shows it, in either of its two forms, linked to the next of the chain. */
-interface ShownCertificate {
-  readonly raw: Buffer;
-  readonly issuerCertificate?: ShownCertificate | undefined;
-}
-
-/**
- * The chain as the peer sent it, end entity first. Empty if there is none.
- * @param shown a server passes `getPeerX509Certificate()`: the older `getPeerCertificate(true)` decodes every field of every certificate, which costs
- *   five times as much. A client has no choice: Node has made the older form by then, and the newer takes its certificate out of OpenSSL's chain.
- */
-export function presentedChain(shown: ShownCertificate | undefined): Certificate[] {
-  const chain: Certificate[] = [];
-  // The older form is an empty object where there is no certificate, and a self-signed one is its own issuer.
-  for (let at = shown; at?.raw !== undefined && chain.length < chainLimit; at = at.issuerCertificate === at ? undefined : at.issuerCertificate) {
-    chain.push(readOnce(at.raw, chain.length === 0 ? endEntitiesMet : issuersMet));
-  }
-  return chain;
-}
-
-/**
- * Certificates met before, by their DER, first in, first out: an object knows which signature over it has been verified, and that finding stands as
- * long as the bytes. All else is judged anew. The two are apart, so that no number of callers drives out the few issuers.
- */
-const issuersMet = new Map<string, Certificate>();
-const endEntitiesMet = new Map<string, Certificate>();
-const metLimit = 512;
-/** A longer one is read each time. One of ML-DSA-65 takes about 6,000. */
-const metOctetsLimit = 8192;
-
-function readOnce(der: Buffer, met: Map<string, Certificate>): Certificate {
-  if (der.length > metOctetsLimit) return Certificate.parse(der);
-  const key = der.toString("latin1");
-  const known = met.get(key);
-  if (known !== undefined) return known;
-  const certificate = Certificate.parse(der);
-  const [oldest] = met.keys();
-  if (met.size >= metLimit && oldest !== undefined) met.delete(oldest);
-  met.set(key, certificate);
-  return certificate;
 }
 
 /** Codes of errors that say that nobody was reached, whatever was to be spoken. */

@@ -5,7 +5,7 @@ import type { AddressInfo } from "node:net";
 import tls from "node:tls";
 import { Certificate } from "#pki/certificate.ts";
 import { systemClock } from "#pki/clock.ts";
-import { alpn, mutualServerOptions, PeerSessions } from "#pki/mtls.ts";
+import { alpn, endChainsAtOwnAuthorities, mutualServerOptions, PeerSessions } from "#pki/mtls.ts";
 import { memoryFloors, RevocationStore } from "#pki/revocation.ts";
 
 export interface HandshakeServerSetup {
@@ -13,8 +13,12 @@ export interface HandshakeServerSetup {
   readonly root: string;
   readonly chain: string;
   readonly privateKey: string;
-  /** DER of the CRLs to check callers against, the root's first. None makes the baseline: TLS alone, with the same options. */
+  /**
+   * DER of the CRLs to check callers against, the root's first. None makes a baseline: TLS alone, with the same root, credential, groups and signatures.
+   */
   readonly crls: readonly Uint8Array[];
+  /** Of a baseline: OpenSSL ends a caller's chain at the issuing CA, as Signet's servers let it; otherwise at the root, as node:tls does. */
+  readonly endsAtIssuing?: boolean;
 }
 
 const maxAgeMilliseconds = 3_600_000;
@@ -22,8 +26,12 @@ const maxAgeMilliseconds = 3_600_000;
 process.once("message", (setup: HandshakeServerSetup) => {
   const trustAnchors = Certificate.listFromPem(setup.root);
   const credential = { chain: Certificate.listFromPem(setup.chain), privateKey: createPrivateKey(setup.privateKey) };
-  const server = tls.createServer(mutualServerOptions({ credential, trustAnchors, alpn: alpn.http }));
-  if (setup.crls.length > 0) {
+  const options = mutualServerOptions({ credential, trustAnchors, alpn: alpn.http });
+  const checks = setup.crls.length > 0;
+  const isOrdinary = !checks && setup.endsAtIssuing !== true;
+  const server = tls.createServer(isOrdinary ? { ...options, ca: setup.root } : options);
+  if (!isOrdinary) endChainsAtOwnAuthorities(server);
+  if (checks) {
     const revocation = new RevocationStore({ trustAnchors, floors: memoryFloors(), clock: systemClock, maxAgeMilliseconds });
     for (const crl of setup.crls) revocation.accept(crl, credential.chain);
     const sessions = new PeerSessions({ trustAnchors, revocation, clock: systemClock, purpose: "clientAuth" });

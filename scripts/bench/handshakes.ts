@@ -15,10 +15,10 @@ const warmUpSamples = 6;
 
 /** Servers of mutual TLS in processes of their own, and callers that make full handshakes with them. */
 export class HandshakeBench {
-  readonly #setup: Omit<HandshakeServerSetup, "crls">;
+  readonly #setup: Omit<HandshakeServerSetup, "crls" | "endsAtIssuing">;
   readonly #contexts: readonly tls.SecureContext[];
 
-  private constructor(setup: Omit<HandshakeServerSetup, "crls">, contexts: readonly tls.SecureContext[]) {
+  private constructor(setup: Omit<HandshakeServerSetup, "crls" | "endsAtIssuing">, contexts: readonly tls.SecureContext[]) {
     this.#setup = setup;
     this.#contexts = contexts;
   }
@@ -37,9 +37,9 @@ export class HandshakeBench {
   }
 
   /** Starts a server that checks callers against these CRLs, or does no more than TLS where there are none. */
-  async server(crls: readonly { readonly der: Uint8Array }[]): Promise<HandshakeServer> {
+  async server(crls: readonly { readonly der: Uint8Array }[], endsAtIssuing = false): Promise<HandshakeServer> {
     const child = fork(fileURLToPath(new URL("handshake-server.ts", import.meta.url)), { serialization: "advanced" });
-    child.send({ ...this.#setup, crls: crls.map(({ der }) => der) } satisfies HandshakeServerSetup);
+    child.send({ ...this.#setup, crls: crls.map(({ der }) => der), endsAtIssuing } satisfies HandshakeServerSetup);
     const [{ port }] = (await once(child, "message")) as [{ port: number }];
     const cpu = async (): Promise<number> => {
       child.send("cpu");

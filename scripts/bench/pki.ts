@@ -19,6 +19,7 @@ const manyEntries = 1_000_000;
 const someEntries = 100_000;
 const fewEntries = 1000;
 const serialOctets = 16;
+const handshakeRounds = 15;
 
 /** Paths, CRLs and handshakes against the bare cryptography that they cannot do without, by CPU time. */
 export const benchPki: BenchArea = async (report, rounds) => {
@@ -74,19 +75,43 @@ async function paths(authority: TestAuthority, rounds?: number) {
 async function handshakes(authority: TestAuthority, rounds?: number) {
   const bench = await HandshakeBench.prepare(authority);
   const crlsOf = async (entries: number) => [authority.rootCrl([]), { der: await signedCrl(authority, randomRevocations(entries)) }];
-  const [bare, few, many] = [await bench.server([]), await bench.server(await crlsOf(fewEntries)), await bench.server(await crlsOf(manyEntries))];
-  const cpuOf = (server: HandshakeServer, who: "known" | "new") => async () => ({ microseconds: await server.cpuOfHandshake(who) });
-  const checked = `mTLS handshake, validated and checked against ${manyEntries.toLocaleString("en")} entries`;
-  const row = (name: string, goal: Goal) => ({ area: "pki", rows: [{ metric: "microseconds", name, unit: "us", goal }] }) as const;
+  const [bare, few, many, shortened] = [
+    await bench.server([]),
+    await bench.server(await crlsOf(fewEntries)),
+    await bench.server(await crlsOf(manyEntries)),
+    await bench.server([], true),
+  ];
+  const callers = { known: "callers met before", new: "callers not met before" } as const;
+  const row = async (who: keyof typeof callers, baseline: HandshakeServer, against: string, goal?: Goal) =>
+    compare(
+      {
+        area: "pki",
+        rows: [
+          {
+            metric: "microseconds",
+            name: `mTLS handshake, validated and checked against ${manyEntries.toLocaleString("en")} entries, ${callers[who]}: server CPU, against ${against}`,
+            unit: "us",
+            ...(goal === undefined ? {} : { goal }),
+          },
+        ],
+        rounds: handshakeRounds,
+        project: async () => ({ microseconds: await many.cpuOfHandshake(who) }),
+        baseline: async () => ({ microseconds: await baseline.cpuOfHandshake(who) }),
+      },
+      rounds,
+    );
   try {
-    return [
-      await compare({ ...row(`${checked}: server CPU, against the bare handshake`, atMost(1.15)), project: cpuOf(many, "known"), baseline: cpuOf(bare, "known") }, rounds),
-      await compare({ ...row(`${checked}, callers not met before: server CPU, against the bare handshake`, atMost(1.15)), project: cpuOf(many, "new"), baseline: cpuOf(bare, "new") }, rounds),
+    const measured = [];
+    for (const who of ["known", "new"] as const) {
+      measured.push(await row(who, bare, "the bare handshake", atMost(1.15)));
       // No more than with few entries: what is over 1 is the noise of two equal servers.
-      await compare({ ...row(`${checked}: server CPU, against ${fewEntries.toLocaleString("en")} entries`, atMost(1.05)), project: cpuOf(many, "known"), baseline: cpuOf(few, "known") }, rounds),
-    ];
+      measured.push(await row(who, few, `${fewEntries.toLocaleString("en")} entries`, atMost(1.05)));
+    }
+    // What Signet's own checks cost by themselves, what it saves OpenSSL left out of the account. The requirement speaks of the whole.
+    measured.push(await row("new", shortened, "a bare one that ends at the issuing CA too"));
+    return measured;
   } finally {
-    for (const server of [bare, few, many]) server.stop();
+    for (const server of [bare, few, many, shortened]) server.stop();
   }
 }
 
