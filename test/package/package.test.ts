@@ -74,7 +74,7 @@ describe.skipIf(skipped !== undefined)(`the package${skipped === undefined ? "" 
 
   it("holds compiled JavaScript with types, and neither sources nor tests nor a path of the machine that made it", () => {
     const files = readdirSync(installed, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile()).map((entry) => path.relative(installed, path.join(entry.parentPath, entry.name)).replaceAll(path.sep, "/"));
-    expect(files.filter((file) => !file.startsWith("dist/")).sort()).toStrictEqual(["CHANGELOG.md", "DESIGN.md", "README.md", "SECURITY.md", "package.json", "scripts/runtime.mjs", "scripts/signet.mjs"]);
+    expect(files.filter((file) => !file.startsWith("dist/")).sort()).toStrictEqual(["CHANGELOG.md", "DESIGN.md", "README.md", "SECURITY.md", "package.json", "scripts/runtime.mjs", "scripts/signet.mjs", "scripts/systemd/signet-ca.service", "scripts/systemd/signet-kms.service"]);
     expect(files.filter((file) => /(?<!\.d)\.ts$|\.(pem|key|p12|crl|tsbuildinfo)$|(^|\/)(test|bench|torture|mutations|fuzz|certs|data)(\/|$)/.test(file))).toStrictEqual([]);
     expect(files).toContain("dist/store/migrations/0001-audit-record.sql");
     const places = [root, folder, tmpdir()].filter((place) => place.length > 5);
