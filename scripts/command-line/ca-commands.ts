@@ -174,7 +174,7 @@ Written into the directory, in this order, all of it or nothing; the directory i
   crl.pem            every CRL of the chain     0644: kept current by \`npx signet ca follow-crl\`
   NAME.p12           with --p12                 0600: key, certificate, issuing CA and root, AES-256 under a password
   NAME.p12.password  with --p12 alone           0600: the password that was made; move it away from NAME.p12
-With --csr there is no key.pem. A name outside of the CA's name constraints is refused before anything is written or issued.`;
+With --csr there is no key.pem. Where the CA refuses, a name outside of its name constraints for one, nothing is issued and nothing is left.`;
 
 const followHelp = `
 The file is written whole each time, then the command runs: at the start, and whenever a CRL of any scope takes effect. Every CRL is verified and held against this
