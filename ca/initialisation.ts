@@ -239,7 +239,7 @@ async function makeAuthorityKey(profile: "root" | "issuing", issuer: AuthorityKe
     notBefore: wholeSeconds(now - 60_000),
     at: new Date(now),
     notAfter: wholeSeconds(Math.min(now + validityDays[profile] * day, latest)),
-    ...(profile === "issuing" && { constraints: { uriHosts: [settings.trustDomain], dns: [...dns], ipRanges: [...ipRanges] } }),
+    ...(profile === "issuing" && { constraints: { dns: [...dns], ipRanges: [...ipRanges] } }),
     trustDomain: settings.trustDomain,
   });
   return { certificate: await signCertificate(toBeSigned, issuerCertificate, signer), privateKey };

@@ -17,9 +17,8 @@ import { SubjectPublicKeyInfo } from "./signature-algorithm.ts";
 
 export type { CertificateProfile } from "./lint.ts";
 
-/** What the issuing CA may certify; other forms of name are shut out whole. */
+/** What the issuing CA may certify; other forms of name but URIs are shut out whole. */
 export interface IssuingConstraints {
-  readonly uriHosts: readonly string[];
   readonly dns: readonly string[];
   /** CIDR, such as `127.0.0.0/8`, or single addresses. */
   readonly ipRanges: readonly string[];
@@ -133,9 +132,9 @@ function addressName(text: string): GeneralName {
  * NameConstraints with a permitted subtree for every form. Mailboxes are permitted at the host `invalid` alone, which RFC 2606
  * reserves: unlike an excluded empty subtree, every validator takes that for none. Subjects lie under O = trust domain.
  */
-function encodeConstraints({ uriHosts, dns, ipRanges }: IssuingConstraints, trustDomain: string): Buffer {
+/** Nothing of URIs: browsers do not process that form, and refuse every certificate that has a URI under a critical constraint on URIs, as RFC 5280 section 4.2.1.10 demands. */
+function encodeConstraints({ dns, ipRanges }: IssuingConstraints, trustDomain: string): Buffer {
   const bases: GeneralName[] = [
-    ...orNone(uriHosts).map((value) => ({ kind: "uri", value }) as const),
     ...orNone(dns).map((value) => ({ kind: "dns", value }) as const),
     ...(ipRanges.length === 0 ? ["0.0.0.0/32"] : ipRanges).map((range) => ({ kind: "ip", value: range, octets: addressRange(range) }) as const),
     { kind: "email", value: "invalid" },

@@ -48,7 +48,8 @@ const refuse = (code: ErrorCode, reason: string, { endEntity }: ValidatedPath): 
 
 /**
  * Signet's own rules for a leaf, over a path that is valid: a subjectAltName, an extendedKeyUsage with the path's purpose and nothing
- * else, exactly one URI, which is the identity; never the common name.
+ * else, exactly one URI, which is the identity, in the trust domain that its issuer has as organizationName; never the common name. The issuer's
+ * name is signed by the root, so that this binds an issuing CA as a name constraint would; browsers refuse certificates with URIs where there is one.
  * @throws SignetError `san-missing`, `extended-key-usage-missing`, `purpose-not-permitted`, `identity-ambiguous`, `profile-violation`
  */
 export function checkProfile(path: ValidatedPath): Identity {
@@ -60,11 +61,15 @@ export function checkProfile(path: ValidatedPath): Identity {
   if (path.purpose === "cRLSign" || extensions.extendedKeyUsage.length !== 1 || extensions.extendedKeyUsage[0] !== oid[path.purpose]) throw refuse("purpose-not-permitted", `The certificate is not for ${path.purpose} alone.`, path);
   const uris = extensions.subjectAltName.filter((name) => name.kind === "uri");
   if (uris.length !== 1) throw refuse("identity-ambiguous", `The certificate has ${uris.length} URIs where one belongs.`, path);
+  let identity: Identity;
   try {
-    return parseIdentityUri(uris[0]?.value as string);
+    identity = parseIdentityUri(uris[0]?.value as string);
   } catch (cause) {
     throw new SignetError("profile-violation", "The URI of the certificate is not a Signet identity.", { cause });
   }
+  const organizations = path.endEntity.issuer.attributes(oid.organizationName);
+  if (organizations.some(({ text }) => text !== identity.trustDomain)) throw refuse("profile-violation", `The issuer is not named for the trust domain ${identity.trustDomain}.`, path);
+  return identity;
 }
 
 /**

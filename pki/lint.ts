@@ -232,10 +232,10 @@ function namedDistributionPoints({ extensions: { crlDistributionPoints = [] } }:
   return crlDistributionPoints.filter((point) => point.fullNames?.length === 1 && point.fullNames[0]?.kind === "uri" && point.crlIssuers === undefined && point.reasons === undefined).length;
 }
 
-/** A permitted subtree alone lets any name of another form through (RFC 5280 section 4.2.1.10), an excluded one all the rest of its form. */
+/** A permitted subtree alone lets any name of another form through (RFC 5280 section 4.2.1.10), an excluded one all the rest of its form. Of URIs: see checkProfile. */
 function isConstrainedInEveryForm({ extensions: { nameConstraints: { permitted, excluded } = { permitted: [], excluded: [] } } }: Certificate): boolean {
   const kinds = new Set([...permitted, ...excluded.filter(isWholeForm)].map((base) => base.kind));
-  return (["uri", "dns", "ip", "email", "directory"] as const).every((kind) => kinds.has(kind));
+  return (["dns", "ip", "email", "directory"] as const).every((kind) => kinds.has(kind));
 }
 
 function isWholeForm(base: GeneralName): boolean {

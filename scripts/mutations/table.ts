@@ -100,6 +100,11 @@ export const mutations: readonly Mutation[] = [
     replace: "if (!equalInConstantTime(expected, macOf(authenticatedSafe, password, salt, iterations))) throw",
     by: "if (false) throw",
     tests: ["test/pki/pkcs12.test.ts"],
+    rule: "an issuing CA certifies identities of its own trust domain alone",
+    file: "pki/certificate-profile.ts",
+    replace: "if (organizations.some(({ text }) => text !== identity.trustDomain)) throw",
+    by: "if (false) throw",
+    tests: ["test/pki/certificate-profile.test.ts"],
   },
   {
     rule: "extendedKeyUsage is required, and names one purpose",

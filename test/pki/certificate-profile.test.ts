@@ -4,6 +4,7 @@ import { buildCertificate } from "#pki/certificate-builder.ts";
 import type { CertificateContent } from "#pki/certificate-builder.ts";
 import { checkProfile, checkServerName, identityUri, parseIdentityUri } from "#pki/certificate-profile.ts";
 import { SignetError } from "#pki/errors.ts";
+import { Name } from "#pki/name.ts";
 import { oid } from "#pki/oids.ts";
 import { validatePath } from "#pki/path-validation.ts";
 import type { KeyPurpose, ValidatedPath } from "#pki/path-validation.ts";
@@ -34,6 +35,18 @@ describe("an identity", () => {
       kind: "agent",
       name: "alice",
     });
+  });
+
+  test("is of the trust domain that its issuer is named for, and of no other", async () => {
+    const authority = await testAuthority();
+    const issuer = { ...authority.issuingKeys, name: authority.issuing.subject, certificate: authority.issuing };
+    const identity = (name: string) => {
+      const list = [extensions.extendedKeyUsage(oid.clientAuth), extensions.subjectAltName([uri(name)], true)];
+      const endEntity = forgeLeaf("x", issuer, { content: { subject: Name.of([]) }, extensions: list });
+      return code(() => checkProfile(validatePath({ endEntity, intermediates: [authority.issuing], trustAnchors: [authority.root], purpose: "clientAuth", at: testTime.now })));
+    };
+    expect(identity("spiffe://signet.internal/agent/alice")).toBe("accepted");
+    expect(identity("spiffe://other.internal/agent/alice")).toBe("profile-violation");
   });
 
   test.each([
@@ -153,7 +166,7 @@ describe("what is built", () => {
     await expect(buildCertificate({ ...good, names: { ...good.names, ip: ["localhost"] } })).rejects.toEqual(expect.objectContaining({ code: "request-malformed" }));
   });
 
-  test("keeps an issuing CA to its names: other hosts, addresses, trust domains, mailboxes and subjects are refused", async () => {
+  test("keeps an issuing CA to its names: other hosts, addresses, mailboxes and subjects are refused", async () => {
     const authority = await testAuthority();
     const issuer = { ...authority.issuingKeys, name: authority.issuing.subject, certificate: authority.issuing };
     const outcome = (names: Parameters<typeof extensions.subjectAltName>[0], list: readonly Uint8Array[] = []) =>
@@ -167,8 +180,10 @@ describe("what is built", () => {
         }),
       );
     expect(outcome([dns("localhost"), ip("127.0.0.1"), ip("::1"), alice])).toBe("accepted");
-    for (const name of [dns("bank.example"), ip("10.0.0.1"), ip("::2"), uri("spiffe://other.internal/agent/alice"), { kind: "email", value: "a@example.com" } as const]) expect(outcome([name])).toBe("name-not-permitted");
+    for (const name of [dns("bank.example"), ip("10.0.0.1"), ip("::2"), { kind: "email", value: "a@example.com" } as const]) expect(outcome([name])).toBe("name-not-permitted");
     expect(code(() => validatePath({ endEntity: forgeLeaf("bank.example", issuer), intermediates: [authority.issuing], trustAnchors: [authority.root], purpose: "serverAuth", at: testTime.now }))).toBe("name-not-permitted");
+    // Of URIs the constraints say nothing, since browsers would refuse the certificate; the profile holds an issuer to the trust domain that it is named for.
+    expect(outcome([uri("spiffe://other.internal/agent/alice")])).toBe("accepted");
     expect(outcome([alice], [extension("1.2.3.4", true, Buffer.from("0500", "hex"))])).toBe("unknown-critical-extension");
   });
 });

@@ -141,7 +141,7 @@ const badCertificates: Record<string, { certificate: Certificate; context: Certi
   "key-usage-critical": { certificate: leaf({ ku: extension(oid.keyUsage, false, Buffer.from("03020780", "hex")) }), context: agent },
   "ca-profile": { certificate: ca({ ku: extensions.keyUsage("keyCertSign", "cRLSign", "digitalSignature") }), context: issuingCa },
   "ca-path-length": { certificate: ca({ bc: extensions.basicConstraints(true) }), context: issuingCa },
-  "issuing-ca-names-constrained": { certificate: ca({ nc: extensions.nameConstraints({ permitted: everyForm.slice(1), excluded: [uri("example.com")] }) }), context: issuingCa },
+  "issuing-ca-names-constrained": { certificate: ca({ nc: extensions.nameConstraints({ permitted: everyForm.filter(({ kind }) => kind !== "dns"), excluded: [dns("example.com")] }) }), context: issuingCa },
   "crl-distribution-point-present": { certificate: leaf({ cdp: undefined }), context: agent },
   "leaf-is-no-ca": { certificate: leaf({ bc: extensions.basicConstraints(true) }), context: agent, also: ["ca-subject-present"] },
   "leaf-key-usage": { certificate: leaf({ ku: extensions.keyUsage("digitalSignature", "keyEncipherment") }), context: agent },

@@ -305,7 +305,7 @@ export async function testAuthority(i: { now?: Date; trustDomain?: string; keyTy
       names: { commonName: "Test Issuing CA" },
       notAfter: after(24 * 300),
       crlDistributionPoint: "http://localhost:8080/crl/root.crl",
-      constraints: { uriHosts: [trustDomain], dns: ["localhost", `internal.${trustDomain}`], ipRanges: ["127.0.0.0/8", "::1/128"] },
+      constraints: { dns: ["localhost", `internal.${trustDomain}`], ipRanges: ["127.0.0.0/8", "::1/128"] },
     },
     rootKeys.privateKey,
   );
