@@ -101,18 +101,29 @@ export class AuthenticatedPeer {
 
 type Admission = { readonly refusal: SignetError } | { readonly path: ValidatedPath; readonly identity: Identity; readonly since: Date; proof?: NotRevoked };
 
+export interface PeerSessionsOptions {
+  readonly trustAnchors: readonly Certificate[];
+  readonly revocation: RevocationStore;
+  readonly clock: Clock;
+  readonly purpose: KeyPurpose;
+  readonly alpn?: string;
+  /** CAs that a peer need not show: a browser leaves out those that the server has named as acceptable. They are judged like any others. */
+  readonly authorities?: readonly Certificate[];
+}
+
 /**
  * The open connections of a server and who is at their other ends. A connection is validated once, at its handshake; whether it still
  * may be served is asked anew for every request. When a CRL brings news, the connections of the revoked are destroyed.
  */
 export class PeerSessions {
-  readonly #options: { readonly trustAnchors: readonly Certificate[]; readonly revocation: RevocationStore; readonly clock: Clock; readonly purpose: KeyPurpose; readonly alpn?: string };
+  readonly #options: PeerSessionsOptions;
   readonly #admissions = new Map<TLSSocket, Admission>();
   /** CAs of paths that were valid, first in, first out. */
-  readonly #authorities: Certificate[] = [];
+  readonly #authorities: Certificate[];
 
-  constructor(options: { readonly trustAnchors: readonly Certificate[]; readonly revocation: RevocationStore; readonly clock: Clock; readonly purpose: KeyPurpose; readonly alpn?: string }) {
+  constructor(options: PeerSessionsOptions) {
     this.#options = options;
+    this.#authorities = [...(options.authorities ?? [])];
     options.revocation.onRevoked((added) => {
       if (added.length === 0 || this.#admissions.size === 0) return;
       const revoked = new Set(added.map(certificateIdKey));

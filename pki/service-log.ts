@@ -10,10 +10,10 @@ export interface ServiceLog extends Log {
 }
 
 /**
- * One JSON object a line on stderr; stdout stays free for the service's answer. Secrets are never passed to the log; should one be, under a name that
+ * One JSON object a line on stderr, or on another file descriptor; stdout stays free for the service's answer. Secrets are never passed to the log; should one be, under a name that
  * tells it, `[redacted]` stands in its place.
  */
-export function createLog(service: string, level: "debug" | "info" | "warn" | "error" | "silent" = "info"): ServiceLog {
+export function createLog(service: string, level: "debug" | "info" | "warn" | "error" | "silent" = "info", descriptor = 2): ServiceLog {
   return pino(
     {
       name: service,
@@ -24,6 +24,6 @@ export function createLog(service: string, level: "debug" | "info" | "warn" | "e
       redact: { paths: secretNames.flatMap((name) => [name, `*.${name}`]), censor: "[redacted]" },
     },
     // Synchronous: the last line before an exit is the one that is wanted most.
-    pino.destination({ fd: 2, sync: true }),
+    pino.destination({ fd: descriptor, sync: true }),
   );
 }

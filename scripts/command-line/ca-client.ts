@@ -53,7 +53,7 @@ export class CaClient {
     this.#url = i.mutualUrl;
     this.#issuers = operator.credential("client").chain;
     this.#agent = new MutualAgent({
-      credential: operator.credential("client"),
+      credential: () => operator.credential("client"),
       trustAnchors: operator.trustAnchors,
       revocation: operator.revocation,
       clock,

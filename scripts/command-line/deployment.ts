@@ -26,7 +26,7 @@ export function layoutOf(data: string) {
 }
 
 /** Ports on loopback that `npm start` uses where nothing else is said; they are kept by what it initialises. */
-export const defaultPorts = { enrolment: 7440, mutual: 7441, publication: 7442, kms: 7443 } as const;
+export const defaultPorts = { enrolment: 7440, mutual: 7441, publication: 7442, kms: 7443, status: 7444 } as const;
 
 const url = z.url().max(2048);
 
@@ -38,6 +38,7 @@ const servicesRecord = z.strictObject({
   agent: z.string().regex(identityNamePattern).optional(),
   ca: z.strictObject({ enrolmentUrl: url, mutualUrl: url, publicationUrl: url, rootFingerprint: z.string().regex(/^[0-9a-f]{64}$/), trustDomain: z.string() }).optional(),
   kms: z.strictObject({ url }).optional(),
+  statusPage: z.strictObject({ url }).optional(),
 });
 export type ServicesRecord = z.output<typeof servicesRecord>;
 

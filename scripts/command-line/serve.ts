@@ -3,12 +3,13 @@ import { SignetError } from "#pki/errors.ts";
 import { EnrolledIdentity } from "#pki/identity.ts";
 import type { DeploymentMode } from "#pki/protocol-ca.ts";
 import { DataDirectory } from "#store/data-directory.ts";
+import { startStatusPage } from "../status-page/start.ts";
 import { defaultPorts, layoutOf, readServices, recordService, type ServicesRecord } from "./deployment.ts";
 import { keepDeveloper } from "./enrolment.ts";
 import { withEphemeralData } from "./ephemeral.ts";
 import { nextCommands } from "./next-commands.ts";
-import { errnoOf, fileError, usageError, type Invocation, type Outcome } from "./program.ts";
-import { anyVersion, isInitialised, loopback, recordedPort, requireFreePorts, unsealArguments, type CaOptions, type KmsOptions, type ModeOptions, type ServiceName } from "./service-options.ts";
+import { asSignetError, errnoOf, fileError, usageError, type Invocation, type Outcome } from "./program.ts";
+import { anyVersion, isInitialised, loopback, recordedPort, requireFreePorts, statusPortOf, unsealArguments, type CaOptions, type KmsOptions, type ModeOptions, type ServiceName, type StatusPageOptions } from "./service-options.ts";
 import { caReady, describeExit, kmsReady, startService, whenAskedToStop, type Service } from "./services.ts";
 import { withCa } from "./session.ts";
 
@@ -51,37 +52,40 @@ export async function serveKms(invocation: Invocation, options: KmsOptions): Pro
 }
 
 /** What `npm start` does: a CA and a KMS over one data directory, in the foreground; made first where there is none. */
-export async function serveBoth(invocation: Invocation, options: CaOptions & KmsOptions & ModeOptions & { readonly ephemeral?: true }): Promise<Outcome> {
+export async function serveBoth(invocation: Invocation, options: CaOptions & KmsOptions & ModeOptions & StatusPageOptions & { readonly ephemeral?: true }): Promise<Outcome> {
   if (options.ephemeral !== true) return serveOver(invocation, options);
   if (options.production === true) throw usageError("--ephemeral is for development alone", "Leave out --production, or --ephemeral.");
   return withEphemeralData(invocation, (ephemeral) => serveOver(ephemeral, options));
 }
 
-async function serveOver(invocation: Invocation, options: CaOptions & KmsOptions & ModeOptions & { readonly ephemeral?: true }): Promise<Outcome> {
+async function serveOver(invocation: Invocation, options: CaOptions & KmsOptions & ModeOptions & StatusPageOptions & { readonly ephemeral?: true }): Promise<Outcome> {
   const { data } = invocation;
   return inForeground(invocation, async (signal, keep) => {
     requireUnused(data, ["ca", "kms"]);
     const isNew = !isInitialised("ca", layoutOf(data).ca);
     // Both, before either service is made.
     for (const service of ["ca", "kms"] as const) await unsealArguments(data, service, options);
-    await requireFreePorts(data, ["ca", "kms"], options);
+    await requireFreePorts(data, ["ca", "kms", "status page"], options);
     const ca = await invocation.progress(isNew ? "Making the CA" : "Starting the CA", () => bringUpCa(data, options, signal));
     keep(ca);
     const kms = await invocation.progress("Starting the KMS", () => bringUpKms(invocation, options, signal));
     keep(kms);
     const { mode } = ca.ready;
     if (kms.ready.mode !== mode) throw new SignetError("data-directory-corrupt", `The CA and the KMS in ${layoutOf(data).root} do not belong together: one is for production, one for development.`);
+    const page = await invocation.progress("Starting the status page", () => bringUpStatusPage(data, options, ca, kms));
+    if ("ready" in page) keep(page);
     const developer = mode === "development" ? await invocation.progress("Enrolling the developer", () => keepDeveloper(invocation)) : undefined;
     const agent = developer?.refusal === undefined ? developer?.name : undefined;
     const address = addressOf(ca);
     const commands = await nextCommands(invocation, mode, agent);
     const { root, logs } = layoutOf(data);
     return {
-      json: { ready: true, mode, data: root, initialised: isNew, ca: address, kms: { url: kms.ready.url }, ...(agent === undefined ? {} : { agent }), next: commands },
+      json: { ready: true, mode, data: root, initialised: isNew, ca: address, kms: { url: kms.ready.url }, ...("ready" in page ? { statusPage: page.ready } : {}), ...(agent === undefined ? {} : { agent }), next: commands },
       text: [
         `${heading("Signet", mode)}${isNew ? ", new" : ""}: ${address.trustDomain}`,
         describeCa(address),
         `KMS               ${kms.ready.url}`,
+        `status page       ${"ready" in page ? page.ready.url : `is not served: ${page.refusal.code}: ${page.refusal.message}`}`,
         ...(developer === undefined ? [] : [`agent             ${developer.name}${developer.refusal === undefined ? ", as whom `signet kms key` speaks" : ` is not usable: ${developer.refusal.code}: ${developer.refusal.message}`}`]),
         `data              ${root}${options.ephemeral === true ? ", in memory: it is gone when this ends" : ""}`,
         `logs              ${logs}`,
@@ -174,6 +178,17 @@ async function bringUpKms(invocation: Invocation, options: KmsOptions, signal: A
   const service = await startService({ name: "kms", ready: kmsReady, argv, logDirectory: options.logToStderr === true ? undefined : layout.logs, signal, ...(token === undefined ? {} : { stdin: token }) });
   recordService(data, { mode: service.ready.mode, kms: { url: service.ready.url } });
   return service;
+}
+
+/** Whatever keeps the status page from being served keeps nobody from the CA and the KMS; the start says so. */
+async function bringUpStatusPage(data: string, options: StatusPageOptions, ca: CaService, kms: KmsService): Promise<Service<{ readonly url: string }> | { readonly refusal: SignetError }> {
+  try {
+    const page = await startStatusPage({ data, mode: ca.ready.mode, port: statusPortOf(data, options), mutualUrl: ca.ready.mutualUrl, kmsUrl: kms.ready.url });
+    recordService(data, { statusPage: page.ready });
+    return page;
+  } catch (error) {
+    return { refusal: asSignetError(error) };
+  }
 }
 
 async function tokenForKms(invocation: Invocation): Promise<NonNullable<KmsOptions["enrolment"]>> {

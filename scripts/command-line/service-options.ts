@@ -51,6 +51,18 @@ export function addKmsOptions(command: Command): Command {
   return addPassphraseOption(command, "kms").option("--kms-port <port>", `port of the KMS (default: the one before, or ${defaultPorts.kms})`, portNumber);
 }
 
+export interface StatusPageOptions {
+  readonly statusPort?: number;
+}
+
+export function addStatusPageOptions(command: Command): Command {
+  return command.option("--status-port <port>", `port of the status page, on loopback whatever --host says (default: the one before, or ${defaultPorts.status})`, portNumber);
+}
+
+export function statusPortOf(data: string, { statusPort }: StatusPageOptions): number {
+  return statusPort ?? recordedPort(readServices(data).statusPage?.url) ?? defaultPorts.status;
+}
+
 /** Fixed when a deployment is made. */
 export function addModeOption(command: Command): Command {
   return command.option("--production", "make a deployment for production: its unseal keys are sealed under passphrases, and nothing in it says DEVELOPMENT");
@@ -92,18 +104,21 @@ export function anyVersion(service: ServiceName) {
 }
 
 interface WantedPort {
-  readonly service: ServiceName;
+  readonly service: ServiceName | "status page";
+  readonly host: string;
   readonly port: number;
   readonly wantedBy: string;
   /** Option that chooses another; none for a CA that is there, whose ports stand in the certificates that it has issued. */
   readonly option: string | undefined;
 }
 
-/** The ports that both services will bind. */
-function portsOf(data: string, options: CaOptions & KmsOptions, isNew: boolean): readonly WantedPort[] {
+/** The ports that both services and the status page will bind. */
+function portsOf(data: string, options: CaOptions & KmsOptions & StatusPageOptions, isNew: boolean): readonly WantedPort[] {
   const { ca, kms } = readServices(data);
+  const host = options.host ?? loopback;
   const ofCa = (wantedBy: string, name: "enrolment" | "mutual" | "publication", chosen: number | undefined, recorded: string | undefined): WantedPort => ({
     service: "ca",
+    host,
     port: (isNew ? undefined : recordedPort(recorded)) ?? chosen ?? defaultPorts[name],
     wantedBy: `the CA for ${wantedBy}`,
     option: isNew ? `--${name}-port` : undefined,
@@ -112,7 +127,8 @@ function portsOf(data: string, options: CaOptions & KmsOptions, isNew: boolean):
     ofCa("enrolment", "enrolment", options.enrolmentPort, ca?.enrolmentUrl),
     ofCa("operators and enrolled parties", "mutual", options.mutualPort, ca?.mutualUrl),
     ofCa("CRLs", "publication", options.publicationPort, ca?.publicationUrl),
-    { service: "kms", port: options.kmsPort ?? recordedPort(kms?.url) ?? defaultPorts.kms, wantedBy: "the KMS", option: "--kms-port" },
+    { service: "kms", host, port: options.kmsPort ?? recordedPort(kms?.url) ?? defaultPorts.kms, wantedBy: "the KMS", option: "--kms-port" },
+    { service: "status page", host: loopback, port: statusPortOf(data, options), wantedBy: "the status page", option: "--status-port" },
   ];
 }
 
@@ -121,13 +137,12 @@ export function recordedPort(url: string | undefined): number | undefined {
 }
 
 /** Before anything is made: the ports of a CA are fixed for ever. Names all that are taken. @throws SignetError port-taken */
-export async function requireFreePorts(data: string, services: readonly ServiceName[], options: CaOptions & KmsOptions): Promise<void> {
-  const host = options.host ?? loopback;
+export async function requireFreePorts(data: string, services: readonly WantedPort["service"][], options: CaOptions & KmsOptions & StatusPageOptions): Promise<void> {
   const taken: WantedPort[] = [];
-  for (const wanted of portsOf(data, options, !isInitialised("ca", layoutOf(data).ca))) if (services.includes(wanted.service) && !(await isFree(wanted.port, host))) taken.push(wanted);
+  for (const wanted of portsOf(data, options, !isInitialised("ca", layoutOf(data).ca))) if (services.includes(wanted.service) && !(await isFree(wanted.port, wanted.host))) taken.push(wanted);
   const [first] = taken;
   if (first === undefined) return;
-  const named = taken.map(({ port, wantedBy }) => `port ${port} on ${host}, wanted by ${wantedBy}`).join("; ");
+  const named = taken.map(({ host, port, wantedBy }) => `port ${port} on ${host}, wanted by ${wantedBy}`).join("; ");
   const choices = taken.flatMap(({ option }) => (option === undefined ? [] : [`${option} N`]));
   const stop = "Stop what uses it (another deployment of Signet with `npx signet stop --data DIRECTORY`)";
   const choice = choices.length < taken.length ? `${stop}: a CA keeps the ports that it was made with` : `${stop}, or choose with ${choices.join(" ")}`;

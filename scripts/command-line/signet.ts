@@ -7,7 +7,7 @@ import { defineKmsCommands } from "./kms-commands.ts";
 import { definePkiCommands } from "./pki-commands.ts";
 import { processTerminal, runCommandLine, type Definition, type Terminal } from "./program.ts";
 import { serveBoth } from "./serve.ts";
-import { addCaOptions, addKmsOptions, addModeOption } from "./service-options.ts";
+import { addCaOptions, addKmsOptions, addModeOption, addStatusPageOptions } from "./service-options.ts";
 import { runScript } from "./services.ts";
 import { defineStatusCommand } from "./status-command.ts";
 import { defineStopCommand } from "./stop-command.ts";
@@ -28,7 +28,7 @@ export function defineSignet(definition: Definition): void {
     "run the CA and the KMS in the foreground; on an empty data directory, make them first",
     "npx signet start\nnpx signet start --ephemeral\nnpx signet start --data /var/lib/signet --production --ca-passphrase-file ca.pass --kms-passphrase-file kms.pass",
   );
-  addKmsOptions(addCaOptions(addModeOption(start))).option("--ephemeral", "keep everything in memory (Linux, /dev/shm or the parent of --data): it is gone when this ends. Memory may be swapped out: where that matters, swap has to be off or encrypted");
+  addStatusPageOptions(addKmsOptions(addCaOptions(addModeOption(start)))).option("--ephemeral", "keep everything in memory (Linux, /dev/shm or the parent of --data): it is gone when this ends. Memory may be swapped out: where that matters, swap has to be off or encrypted");
   definition.handle(start, serveBoth);
   defineStatusCommand(definition);
   defineStopCommand(definition);

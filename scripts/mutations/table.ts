@@ -100,11 +100,27 @@ export const mutations: readonly Mutation[] = [
     replace: "if (!equalInConstantTime(expected, macOf(authenticatedSafe, password, salt, iterations))) throw",
     by: "if (false) throw",
     tests: ["test/pki/pkcs12.test.ts"],
+  },
+  {
     rule: "an issuing CA certifies identities of its own trust domain alone",
     file: "pki/certificate-profile.ts",
     replace: "if (organizations.some(({ text }) => text !== identity.trustDomain)) throw",
     by: "if (false) throw",
     tests: ["test/pki/certificate-profile.test.ts"],
+  },
+  {
+    rule: "the status page answers under the names of this machine alone",
+    file: "scripts/status-page/server.ts",
+    replace: "        requireOwnHost(request, (server.address() as AddressInfo).port);\n",
+    by: "",
+    tests: ["test/journeys/status-page.test.ts"],
+  },
+  {
+    rule: "the status page in production is for operators alone",
+    file: "scripts/status-page/server.ts",
+    replace: 'if (identity.kind !== "operator") throw',
+    by: "if (false) throw",
+    tests: ["test/journeys/status-page.test.ts"],
   },
   {
     rule: "extendedKeyUsage is required, and names one purpose",

@@ -58,7 +58,7 @@ describe.skipIf(skipped !== undefined)(`the package${skipped === undefined ? "" 
   let services: ChildProcess | undefined;
 
   beforeAll(async () => {
-    const ports = await freePorts(["enrolment", "mutual", "publication", "kms"]);
+    const ports = await freePorts(["enrolment", "mutual", "publication", "kms", "status"]);
     services = spawn("node", [path.join(installed, "scripts", "signet.mjs"), "start", "--json", ...ports], { cwd: project, env: environment, stdio: ["ignore", "pipe", "inherit"] });
     const { stdout } = services;
     if (stdout === null) throw new Error("no pipe");

@@ -22,7 +22,7 @@ afterAll(() => {
 });
 
 async function freePorts(): Promise<readonly string[]> {
-  const held = await Promise.all(["enrolment", "mutual", "publication", "kms"].map(async (name) => {
+  const held = await Promise.all(["enrolment", "mutual", "publication", "kms", "status"].map(async (name) => {
     const server = createServer().listen(0, "127.0.0.1");
     await once(server, "listening");
     return { name, server };
@@ -82,7 +82,8 @@ describe("a production deployment", () => {
     expect(first.ready.agent).toBeUndefined();
     for (const service of ["ca", "kms"]) expect(JSON.parse(readFileSync(path.join(data, "unseal", `${service}.key`), "utf8"))).toMatchObject({ format: "signet-unseal-2" });
     expect(Certificate.fromPem(readFileSync(path.join(data, "operator", "root.pem"), "utf8")).subject.toString()).not.toContain("DEVELOPMENT");
-    expect(JSON.parse((await run([...inData, "status", "--json"])).out)).toMatchObject({ mode: "production", up: true, certificates: { valid: 4 }, keys: { total: 0 } });
+    // Of the operator, the CA, the KMS in both roles, and the status page.
+    expect(JSON.parse((await run([...inData, "status", "--json"])).out)).toMatchObject({ mode: "production", up: true, certificates: { valid: 5 }, keys: { total: 0 } });
   });
 
   it("keeps its passphrases while it runs, and is stopped, KMS first, by `signet stop`", async () => {

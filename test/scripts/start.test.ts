@@ -49,7 +49,7 @@ describe("npm start", () => {
   }
 
   beforeAll(async () => {
-    const held = await Promise.all(["enrolment", "mutual", "publication", "kms"].map(async (name) => {
+    const held = await Promise.all(["enrolment", "mutual", "publication", "kms", "status"].map(async (name) => {
       const server = createServer().listen(0, "127.0.0.1");
       await once(server, "listening");
       return { name, server, port: (server.address() as AddressInfo).port };

@@ -17,6 +17,7 @@ export interface RunningSystem {
   readonly kms: ServiceProcess<{ readonly url: string }>;
   readonly kmsUrl: string;
   readonly operator: EnrolledIdentity;
+  readonly operatorDirectory: string;
   /** A one-time enrolment token, from the operator's API. */
   token(name: string, kind?: IdentityKind): Promise<string>;
   /** Enrols an agent, in memory unless a directory is given. P-256 unless told otherwise: quick. */
@@ -63,6 +64,7 @@ export async function startSystem(): Promise<RunningSystem> {
     kms,
     kmsUrl: kms.ready.url,
     operator,
+    operatorDirectory: ca.operatorDirectory,
     token,
     enroll: async (name, i = {}) =>
       Agent.enroll({
