@@ -4,7 +4,8 @@ import type { Readable, Writable } from "node:stream";
 import { parseArgs } from "node:util";
 import { pathToFileURL } from "node:url";
 import { SignetError } from "#pki/errors.ts";
-import { pemDecodeLabel, pemDecodeOne } from "#pki/pem.ts";
+import { parseIpAddress } from "#pki/name.ts";
+import { pemDecodeLabel } from "#pki/pem.ts";
 import { answerLine, policyOid, requestPurpose, requestTime, unreadable } from "#pki/verification-contract.ts";
 import { verify } from "#pki/verification.ts";
 import type { ExpectedName, VerificationRequest } from "#pki/verification.ts";
@@ -72,7 +73,7 @@ function readArguments(args: readonly string[]) {
   try {
     return parseArgs({ args: [...args], options, allowPositionals: true });
   } catch (error) {
-    throw new Unusable((error as Error).message, (error as { code?: string }).code === "ERR_PARSE_ARGS_UNKNOWN_OPTION" ? exit.unsupported : exit.unusable);
+    throw new Unusable((error as Error).message.split("\n", 1)[0] as string, (error as { code?: string }).code === "ERR_PARSE_ARGS_UNKNOWN_OPTION" ? exit.unsupported : exit.unusable);
   }
 }
 
@@ -80,23 +81,26 @@ type Values = ReturnType<typeof readArguments>["values"];
 
 async function readRequest(values: Values, positionals: readonly string[]): Promise<VerificationRequest> {
   const [leafFile, ...more] = positionals;
-  if (leafFile === undefined || more.length > 0 || values.trust === undefined) throw new Unusable("a leaf and its trust anchors are wanted: signet pki verify --trust roots.pem --crl-check none|leaf|chain [...] leaf.pem");
+  if (more.length > 0) throw new Unusable(`one certificate is verified at a time; ${more.join(" ")} is too much`);
+  if (leafFile === undefined || values.trust === undefined) throw new Unusable("a leaf and its trust anchors are wanted: signet pki verify --trust roots.pem --crl-check none|leaf|chain [...] leaf.pem");
   const crlCheck = values["crl-check"];
-  if (crlCheck !== "none" && crlCheck !== "leaf" && crlCheck !== "chain") throw new Unusable("--crl-check is none, leaf or chain");
+  if (crlCheck !== "none" && crlCheck !== "leaf" && crlCheck !== "chain") throw new Unusable("--crl-check says which certificates must be shown to be unrevoked: none, leaf or chain (with --crl FILE)");
   const anchor = values.anchor ?? "cert";
   if (anchor !== "cert" && anchor !== "bare") throw new Unusable("--anchor is cert or bare");
   const time = values.time === undefined ? undefined : requestTime.safeParse(values.time);
   if (time?.success === false) throw new Unusable("--time is in the form of RFC 3339, such as 2026-06-01T12:00:00Z");
   const purpose = values.purpose === undefined ? undefined : requestPurpose.safeParse(values.purpose);
-  if (purpose?.success === false) throw new Unusable(`--purpose ${values.purpose} is not known`, exit.unsupported);
+  if (purpose?.success === false) throw new Unusable(`--purpose ${values.purpose} is not known; there are ${requestPurpose.options.join(", ")}`, exit.unsupported);
   const policies = values.policy ?? [];
   if (!policies.every((policy) => policyOid.safeParse(policy).success)) throw new Unusable("--policy is an object identifier in dotted form");
+  const noAddress = values.ip?.find((text) => parseIpAddress(text) === undefined);
+  if (noAddress !== undefined) throw new Unusable(`--ip ${noAddress} is no IPv4 or IPv6 address; a host's name goes with --host`);
   const named = (kind: ExpectedName["kind"], list: readonly string[] = []): ExpectedName[] => list.map((value) => ({ kind, value }));
   return {
-    trust: await readPem(values.trust, "CERTIFICATE"),
-    intermediates: await readPem(values.intermediate, "CERTIFICATE"),
-    crls: await readPem(values.crl, "X509 CRL"),
-    leaf: await readFileOrRefuse(leafFile, (text) => pemDecodeOne(text, "CERTIFICATE")),
+    trust: await readEncodings(values.trust, "CERTIFICATE"),
+    intermediates: await readEncodings(values.intermediate, "CERTIFICATE"),
+    crls: await readEncodings(values.crl, "X509 CRL"),
+    leaf: await readLeaf(leafFile),
     time: time?.data,
     purpose: purpose?.data,
     names: [...named("DNS", values.host), ...named("IP", values.ip), ...named("RFC822", values.email)],
@@ -116,17 +120,38 @@ function readCount(name: string, text: string | undefined): number | undefined {
   return Number(text);
 }
 
-async function readPem(files: readonly string[] = [], label: string): Promise<Uint8Array[]> {
-  const lists = await Promise.all(files.map((file) => readFileOrRefuse(file, (text) => pemDecodeLabel(text, label))));
+/** What a file holds under a label, one at least; a file of DER is one. */
+async function readEncodings(files: readonly string[] = [], label: "CERTIFICATE" | "X509 CRL"): Promise<Uint8Array[]> {
+  const lists = await Promise.all(
+    files.map(async (file) => {
+      const octets = await readOctets(file);
+      if (octets[0] === 0x30) return [octets];
+      let found: Uint8Array[];
+      try {
+        found = pemDecodeLabel(octets.toString("latin1"), label);
+      } catch (error) {
+        throw new Unusable(`${file}: ${(error as Error).message}`);
+      }
+      if (found.length === 0) throw new Unusable(`${file} holds no ${label === "CERTIFICATE" ? "certificate" : "CRL"}; PEM with a block ${label}, or DER, is wanted`);
+      return found;
+    }),
+  );
   return lists.flat();
 }
 
-async function readFileOrRefuse<T>(file: string, read: (text: string) => T): Promise<T> {
+async function readOctets(file: string): Promise<Buffer> {
   try {
-    return read(await readFile(file, "latin1"));
+    return await readFile(file);
   } catch (error) {
-    throw new Unusable(`${file}: ${(error as Error).message}`);
+    const { code } = error as NodeJS.ErrnoException;
+    throw new Unusable(`${file} cannot be read: ${code === "ENOENT" ? "there is no such file" : code === "EISDIR" ? "it is a directory" : String(code)}`);
   }
+}
+
+async function readLeaf(file: string): Promise<Uint8Array> {
+  const [leaf, ...more] = await readEncodings([file], "CERTIFICATE");
+  if (leaf === undefined || more.length > 0) throw new Unusable(`${file} holds ${more.length + 1} certificates where the one to verify is wanted; give the others with --intermediate`);
+  return leaf;
 }
 
 /** Longest line that is read, in octets: room for some CRLs of a million entries. */

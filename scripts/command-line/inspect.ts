@@ -20,9 +20,9 @@ export type PkiObject =
 export function readPkiObjects(octets: Uint8Array, name: string): readonly PkiObject[] {
   const buffer = Buffer.from(octets.buffer, octets.byteOffset, octets.byteLength);
   try {
-    if (buffer.includes("-----BEGIN ")) return pemDecodeAll(buffer.toString("latin1")).flatMap(({ label, der }) => objectOf(label, der));
     // 0x30 opens a SEQUENCE, which each of the three is.
-    if (buffer[0] === 0x30) return [objectOfDer(buffer)];
+    const objects = buffer.includes("-----BEGIN ") ? pemDecodeAll(buffer.toString("latin1")).flatMap(({ label, der }) => objectOf(label, der)) : buffer[0] === 0x30 ? [objectOfDer(buffer)] : [];
+    if (objects.length > 0) return objects;
   } catch (error) {
     if (error instanceof SignetError) throw new SignetError(error.code, `${name}: ${error.message}`, { cause: error });
     throw error;

@@ -124,12 +124,20 @@ export function definePkiCommands(definition: Definition): void {
   const lint = definition.command(pki, "lint <file...>", "check certificates and CRLs against the rules that Signet issues by", "npx signet pki lint fullchain.pem root.pem crl.pem");
   definition.handle(lint, async (invocation: Invocation, files: readonly string[]): Promise<Outcome> => {
     const objects: { readonly file: string; readonly object: PkiObject }[] = [];
-    for (const file of files) objects.push(...readPkiObjects(await readInput(file, invocation), file).map((object) => ({ file, object })));
+    for (const file of files) {
+      const octets = await readInput(file, invocation);
+      // Only what may be one is worth loading the reader.
+      if (octets[0] === 0x30 && (await import("./pkcs12.ts")).isPkcs12(octets)) throw usageError(`${file} is a PKCS#12 file, and its certificates lie behind a password`, `Take them out first: openssl pkcs12 -in ${file} -nokeys`);
+      const read = readPkiObjects(octets, file);
+      if (read.every(({ kind }) => kind === "request")) throw usageError(`${file} holds a request, and there are rules for certificates and CRLs alone`, `Look at it with: npx signet pki inspect ${file}`);
+      objects.push(...read.map((object) => ({ file, object })));
+    }
     const certificates = objects.flatMap(({ object }) => (object.kind === "certificate" ? [object.value] : []));
+    const crls = objects.flatMap(({ object }) => (object.kind === "crl" ? [object.value] : []));
     const results = objects
       .filter(({ object }) => object.kind !== "request")
       .map(({ file, object }) => {
-        const broken = brokenRules(object, certificates);
+        const broken = brokenRules(object, certificates, crls);
         return { file, type: object.kind, holds: broken === undefined, ...(broken === undefined ? {} : { broken }) };
       });
     return {
@@ -140,8 +148,8 @@ export function definePkiCommands(definition: Definition): void {
   });
 }
 
-/** Lints with all that is known: the issuer where it is among the files, and the profile that the object itself claims. */
-function brokenRules(object: PkiObject, certificates: readonly Certificate[]): string | undefined {
+/** Lints with all that is known: the issuer and a delta's base where they are among the files, and the profile that the object itself claims. */
+function brokenRules(object: PkiObject, certificates: readonly Certificate[], crls: readonly CertificateRevocationList[]): string | undefined {
   try {
     if (object.kind === "certificate") {
       const issuer = issuerOf(object.value, certificates);
@@ -149,7 +157,9 @@ function brokenRules(object: PkiObject, certificates: readonly Certificate[]): s
       lintCertificate(object.value, { ...(issuer === undefined ? {} : { issuer }), ...(profile === undefined ? {} : { profile }) });
     } else if (object.kind === "crl") {
       const issuer = issuerOf(object.value, certificates);
-      lintCrl(object.value, issuer === undefined ? {} : { issuer });
+      const { isDelta, baseCrlNumber } = object.value;
+      const base = isDelta ? crls.find((each) => !each.isDelta && each.issuer.equals(object.value.issuer) && each.crlNumber === baseCrlNumber) : undefined;
+      lintCrl(object.value, { ...(issuer === undefined ? {} : { issuer }), ...(base === undefined ? {} : { base }) });
     }
     return undefined;
   } catch (error) {

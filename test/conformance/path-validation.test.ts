@@ -156,15 +156,16 @@ describe("a request of one line", () => {
 describe("the command", () => {
   const directory = mkdtempSync(path.join(tmpdir(), "signet-verify-"));
   afterAll(() => rm(directory, { recursive: true }));
-  const put = (name: string, text: string): string => {
+  const put = (name: string, content: string | Uint8Array): string => {
     const file = path.join(directory, name);
-    writeFileSync(file, text);
+    writeFileSync(file, content);
     return file;
   };
   const trust = put("root.pem", root.certificate.toPem());
   const intermediate = put("intermediate.pem", issuing.certificate.toPem());
   const crls = put("crl.pem", badCrl.toPem());
   const leafFile = put("leaf.pem", leaf.toPem());
+  const leafDer = put("leaf.der", leaf.der);
   const run = (args: readonly string[], input = ""): Promise<{ code: number; stdout: string }> =>
     new Promise((resolve) => {
       const child = execFile(process.execPath, ["scripts/pki-verify.ts", ...args], (error, stdout) => resolve({ code: error === null ? 0 : Number(error.code), stdout }));
@@ -177,6 +178,9 @@ describe("the command", () => {
     ["rejects with the reason on stdout", [...asked, "--crl-check", "leaf", "--crl", crls, leafFile], 1, "certificate-revoked\n"],
     ["cannot use a file that is not there", [...asked, "--crl-check", "none", path.join(directory, "absent.pem")], 2, ""],
     ["cannot use a PEM without a certificate", [...asked, "--crl-check", "none", crls], 2, ""],
+    ["cannot use a file of anchors without one", ["--trust", crls, "--crl-check", "none", leafFile], 2, ""],
+    ["cannot use what is no address", [...asked, "--crl-check", "none", "--ip", "a.example.com", leafFile], 2, ""],
+    ["reads DER", [...asked, "--crl-check", "none", leafDer], 0, "valid\n"],
     ["does not support an option that it does not know", [...asked, "--crl-check", "none", "--ocsp", leafFile], 3, ""],
     ["does not support a purpose that it does not know", [...asked.slice(0, -1), "ipsecUser", "--crl-check", "none", leafFile], 3, ""],
   ])("%s", async (_, args, code, stdout) => {

@@ -1,3 +1,4 @@
+import { generateKeyPairSync } from "node:crypto";
 import { mkdirSync, readdirSync, statSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { Command } from "commander";
@@ -142,6 +143,11 @@ describe("signet", () => {
     expect(JSON.parse(good.out)).toStrictEqual({ results: ["certificate", "certificate", "certificate", "crl"].map((type) => ({ file: "-", type, holds: true })) });
     const long = authority.leafCrl([], { nextUpdate: new Date(Date.now() + 400 * 86_400_000) });
     expect((await run(["pki", "lint", "-"], authority.issuing.toPem() + long.toPem())).exitCode).toBe(5);
+  });
+
+  it.each(["inspect", "lint"])("says that a file with a key alone holds nothing to %s", async (command) => {
+    const { exitCode, err } = await run(["pki", command, "-"], generateKeyPairSync("ed25519").privateKey.export({ type: "pkcs8", format: "pem" }).toString());
+    expect({ exitCode, err }).toEqual({ exitCode: 1, err: expect.stringContaining("pem-malformed") });
   });
 });
 
