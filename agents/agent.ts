@@ -9,6 +9,7 @@ import { alpn, MutualAgent } from "#pki/mtls.ts";
 import type { KeyDescription } from "#pki/protocol-kms.ts";
 import { Group } from "./group.ts";
 import { openKeyEnvelope } from "./key-envelope.ts";
+import { watchKeys, type WatchedEvent } from "./key-watch.ts";
 import { KmsClient, type GroupKey, type NewKey } from "./kms-client.ts";
 import { Link, LinkListener, type DialOptions, type ListenOptions } from "./link.ts";
 
@@ -130,7 +131,17 @@ export class Agent {
    * @throws SignetError not-acceptable where this agent has no RSA key, not-permitted, state-conflict, and as {@link openKeyEnvelope}
    */
   async requestSealedKey(name: string, version: number | "latest" = "latest"): Promise<GroupKey> {
-    return openKeyEnvelope(await this.kms.keyEnvelope(name, version), this.#enrolled, this.#clock, { name, version });
+    return openKeyEnvelope(await this.kms.keyEnvelope(name, version), this.#enrolled, { name, version }, this.#clock);
+  }
+
+  /**
+   * Tells of key versions as they come to this agent or change, until `signal` is aborted; it connects again where that makes sense.
+   *
+   *     await agent.watchKeys((event) => console.log(event), AbortSignal.timeout(60_000));
+   * @throws SignetError as {@link watchKeys}: certificate-revoked with the CA's reason when this agent is revoked
+   */
+  watchKeys(onEvent: (event: WatchedEvent) => void, signal: AbortSignal): Promise<void> {
+    return watchKeys({ kms: this.kms, enrolled: this.#enrolled, onEvent, signal });
   }
 
   /** The group that shares a key of the KMS. One object a name, since it is what remembers the messages that were accepted. */

@@ -34,7 +34,10 @@ const purpose = { "signet.file": "1" } as const;
 
 const headerSchema = z.strictObject({ key: z.string().regex(keyNamePattern), context: encryptionContext, wrappedKey: z.base64(), salt: z.base64() });
 /** What stands in front of an encrypted file, for everybody to read. */
-export type FileHeader = Pick<z.output<typeof headerSchema>, "key" | "context">;
+export interface FileHeader {
+  readonly key: string;
+  readonly context: EncryptionContext;
+}
 
 /**
  * Encrypts a stream of octets under a data key of its own, which the KMS wraps with the latest version of a key. Holds two chunks in memory, whatever the length.

@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { checkProfile, identityUri, type Identity } from "#pki/certificate-profile.ts";
 import { Certificate } from "#pki/certificate.ts";
-import type { Clock } from "#pki/clock.ts";
+import { systemClock, type Clock } from "#pki/clock.ts";
 import { SignetError } from "#pki/errors.ts";
 import { decodeBase64url, decryptCompactJwe, jweAlgorithms, parseCompactJws, parseOneSpelling, thumbprintOf } from "#pki/jose.ts";
 import { SecretKey } from "#pki/keys.ts";
@@ -41,7 +41,7 @@ const innerHeader = z.strictObject({ alg: z.string(), typ: z.literal(keyEnvelope
  * @throws SignetError ciphertext-malformed | key-rejected | decryption-failed | algorithm-rejected | signature-invalid | peer-mismatch | message-replayed (too old, or of another version than was asked for),
  *   the codes of path and profile, and those of revocation
  */
-export function openKeyEnvelope(envelope: Uint8Array, recipient: EnvelopeRecipient, clock: Clock, expected: ExpectedEnvelope = {}): GroupKey {
+export function openKeyEnvelope(envelope: Uint8Array, recipient: EnvelopeRecipient, expected: ExpectedEnvelope = {}, clock: Clock = systemClock): GroupKey {
   const { privateKey, chain } = recipient.credential("client");
   const { header, plaintext } = decryptCompactJwe(envelope, outerHeader, privateKey);
   try {

@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import type { z } from "zod";
-import { SignetError } from "#pki/errors.ts";
-import { requestOverMutualTls, type TlsAnswer, type TlsRequest } from "#pki/http-client.ts";
+import { isErrorCode, SignetError } from "#pki/errors.ts";
+import { requestOverMutualTls, streamOverMutualTls, type TlsAnswer, type TlsRequest } from "#pki/http-client.ts";
 import { SecretKey } from "#pki/keys.ts";
 import type { MutualAgent } from "#pki/mtls.ts";
 import {
@@ -10,8 +10,11 @@ import {
   destroyKeyResponse,
   dryRunResponse,
   encryptResponse,
+  eventStreamMediaType,
+  heartbeatSeconds,
   keyDescription,
   keyEnvelopeMediaType,
+  keyEvent,
   keyListResponse,
   keyNamePattern,
   keyVersionListResponse,
@@ -25,6 +28,7 @@ import {
   type KeyAction,
   type KeyAlgorithm,
   type KeyDescription,
+  type KeyEvent,
   type KeyListResponse,
   type KeyRevocationReason,
   type KeyVersionListResponse,
@@ -64,6 +68,9 @@ export interface Page {
 }
 
 type Method = "GET" | "POST" | "PATCH";
+
+/** Longest line of events: a key of some thousand versions that change at once. */
+const longestEventCharacters = 256 * 1024;
 
 /** Material kept to be confirmed by a 304; the oldest goes first. */
 const keptMaterials = 256;
@@ -199,6 +206,44 @@ export class KmsClient {
     await this.#call("POST", `${kmsRoutes.action(segment(name), action)}?dryRun=true`, dryRunResponse, { body });
   }
 
+  /**
+   * Holds one stream of events: what key versions come to the caller or change. Nothing is told of what happened while no stream was held.
+   * @param signal ends it without an error
+   * @throws SignetError link-closed (with `cutAt`, ISO 8601 with milliseconds) where the connection ended without a word; the KMS's code where it said why, such as not-ready when it stops;
+   *   limit-exceeded, not-permitted, remote-unreachable, timed-out after three heartbeats that did not come
+   */
+  async watch(onEvent: (event: Exclude<KeyEvent, { type: "heartbeat" | "end" }>) => void, signal: AbortSignal): Promise<void> {
+    const decoder = new TextDecoder();
+    let [rest, hasBegun] = ["", false];
+    try {
+      const { body } = await streamOverMutualTls({
+        agent: this.#agent,
+        url: new URL(kmsRoutes.events, this.#url),
+        method: "GET",
+        headers: { accept: eventStreamMediaType },
+        silenceMilliseconds: 3 * heartbeatSeconds * 1000,
+        signal,
+      });
+      hasBegun = true;
+      for await (const octets of body) {
+        const lines = (rest + decoder.decode(octets, { stream: true })).split("\n");
+        rest = lines.pop() ?? "";
+        if (rest.length > longestEventCharacters) throw new SignetError("remote-malformed", "The KMS sent a line of events without an end.");
+        for (const line of lines) {
+          const event = parseEvent(line);
+          if (event?.type === "end") throw new SignetError(isErrorCode(event.code) ? event.code : "link-closed", event.detail);
+          if (event !== undefined && event.type !== "heartbeat") onEvent(event);
+        }
+      }
+      throw new SignetError("link-closed", "The KMS ended the stream of events.");
+    } catch (error) {
+      const cutAt = new Date().toISOString();
+      if (signal.aborted) return;
+      if (!(error instanceof SignetError) || !hasBegun || (error.code !== "link-closed" && error.code !== "tls-refused")) throw error;
+      throw new SignetError("link-closed", "The connection to the KMS was cut.", { details: { ...error.details, cutAt }, cause: error });
+    }
+  }
+
   /** Whom the KMS takes this caller for. */
   async whoami(): Promise<WhoamiResponse> {
     return this.#call("GET", kmsRoutes.whoami, whoamiResponse);
@@ -256,6 +301,20 @@ export class KmsClient {
       return requestOverMutualTls(request);
     }
   }
+}
+
+/** A line of events; undefined for a type that a later KMS may have. @throws SignetError remote-malformed */
+function parseEvent(line: string): KeyEvent | undefined {
+  try {
+    const value: unknown = JSON.parse(line);
+    const event = keyEvent.safeParse(value);
+    if (event.success) return event.data;
+    const { type } = value as { readonly type?: unknown };
+    if (typeof type === "string" && !keyEvent.options.some((known) => known.shape.type.value === type)) return undefined;
+  } catch {
+    // Falls through.
+  }
+  throw new SignetError("remote-malformed", "The KMS sent a line of events that is not of the agreed form.");
 }
 
 function newKeyBody(name: string, key: NewKey) {

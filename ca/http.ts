@@ -21,6 +21,7 @@ import {
   estRoutes,
   longPollLimitSeconds,
   publicationRoutes,
+  publishedAtHeader,
   revocationRequest,
   tokenRequest,
   type CertificateDescription,
@@ -313,6 +314,7 @@ class AuthorityHttp {
       return;
     }
     response.setHeader("Last-Modified", published.publishedAt.toUTCString());
+    response.setHeader(publishedAtHeader, published.publishedAt.toISOString());
     sendOctets(response, crlMediaType, published.crl.der);
   }
 

@@ -14,6 +14,7 @@ import {
 } from "#pki/protocol-kms.ts";
 import { summaryRows, type KmsSummary } from "#pki/protocol-summary.ts";
 import type { RevocationStore } from "#pki/revocation.ts";
+import type { EventStreams } from "./event-streams.ts";
 import { requireEnvelopeRecipient, sealKeyEnvelope } from "./key-envelope.ts";
 import type { KeyCall, KeyService } from "./key-service.ts";
 
@@ -21,6 +22,7 @@ export interface KmsHttpParts {
   readonly service: KeyService;
   readonly sessions: Pick<PeerSessions, "peer" | "connected">;
   readonly revocation: Pick<RevocationStore, "waitingFor" | "status">;
+  readonly events: EventStreams;
   /** Key and chain of the KMS's server certificate, which signs envelopes; asked each time, so that a renewal takes effect. */
   readonly credential: () => Credential;
   readonly clock: Clock;
@@ -164,6 +166,12 @@ function routesOf(parts: KmsHttpParts): Routes {
     "/v1/keys/:target/versions/:version/material": {
       GET: () => {
         throw malformed("Key material is asked for by the name of the key and a version number or `latest`, and nothing else.");
+      },
+    },
+    [kmsRoutes.events]: {
+      GET: (request, response) => {
+        if (request.method !== "GET") throw new SignetError("method-not-allowed", "A stream of events has no head of its own: ask by GET.");
+        parts.events.begin({ peer: peerOf(parts, request), requestId: requestIdOf(response) }, response);
       },
     },
     [kmsRoutes.whoami]: { GET: answer(async ({ peer }) => whoami(peer)) },

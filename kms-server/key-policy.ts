@@ -3,7 +3,7 @@ import { SignetError } from "#pki/errors.ts";
 
 /** Operations of the key service, as policy, audit log and denial counters name them. */
 export type KeyOperation =
-  | "create" | "import" | "list" | "describe" | "distribute" | "encrypt" | "decrypt"
+  | "create" | "import" | "list" | "watch" | "describe" | "distribute" | "encrypt" | "decrypt"
   | "set-distribution" | "rotate" | "revoke" | "destroy" | "read-audit";
 
 /** What a caller is to one key. An operator that owned a key would still only be an operator: operators cannot own. */
@@ -24,7 +24,7 @@ const permitted: Readonly<Record<Standing, ReadonlySet<KeyOperation>>> = {
 
 /** What an identity may do that concerns no key in particular. A service holds no keys of its own here, so it may do nothing. */
 const permittedAtLarge: Readonly<Record<Identity["kind"], ReadonlySet<KeyOperation>>> = {
-  agent: new Set<KeyOperation>(["create", "import", "list"]),
+  agent: new Set<KeyOperation>(["create", "import", "list", "watch"]),
   operator: new Set<KeyOperation>(["list", "read-audit"]),
   service: new Set<KeyOperation>(),
 };

@@ -4,11 +4,12 @@ import type { Clock } from "#pki/clock.ts";
 import { SignetError } from "#pki/errors.ts";
 import { SecretKey } from "#pki/keys.ts";
 import type { AuthenticatedPeer } from "#pki/mtls.ts";
-import type { EncryptionContext, KeyAlgorithm, KeyDescription, KeyRevocationReason, KeyVersionDescription } from "#pki/protocol-kms.ts";
+import type { EncryptionContext, KeyAlgorithm, KeyDescription, KeyEvent, KeyRevocationReason, KeyVersionDescription } from "#pki/protocol-kms.ts";
 import { summaryRows, type KmsSummary } from "#pki/protocol-summary.ts";
 import { toLatestRecords, type AuditEvent, type AuditLog } from "#store/audit-log.ts";
 import type { SqlEngine, SqlTransaction } from "#store/engine.ts";
 import { openCiphertext, readCiphertextKey, sealCiphertext } from "./ciphertext.ts";
+import { keyEventsFor } from "./key-events.ts";
 import { isPermitted, isPermittedAtLarge, type KeyOperation, notPermitted } from "./key-policy.ts";
 import { type KeyState, requireTransition, requireUse, stateAfter } from "./key-state.ts";
 import { type KeyRecord, KeyStore, type KeyVersionRecord } from "./key-store.ts";
@@ -145,6 +146,13 @@ export class KeyService {
     const last = page.at(-1);
     const more = last !== undefined && last.version < newest(record).version;
     return { versions: page.map((v) => describeVersion(v, uses.get(v.version) ?? 0)), ...(more ? { nextCursor: String(last.version) } : {}) };
+  }
+
+  /** Tells of each change that brings the caller a key version, changes one that it may have, or takes a key from it. @returns ends it @throws SignetError not-permitted */
+  watch({ peer }: KeyCall, listener: (event: KeyEvent) => void): () => void {
+    const caller = peer.identity;
+    if (!isPermittedAtLarge(caller, "watch")) throw this.#denied(caller, "watch");
+    return this.#store.onPublished((before, after) => keyEventsFor(caller, before, after).forEach(listener));
   }
 
   /**

@@ -38,6 +38,7 @@ export class KeyStore {
   readonly #wrap: KeyWrap;
   readonly #byName = new Map<string, KeyRecord>();
   readonly #byId = new Map<string, KeyRecord>();
+  readonly #listeners = new Set<(before: KeyRecord | undefined, after: KeyRecord) => void>();
   /** Keys by the state of their latest version, kept with the index. */
   readonly #states = new Map<KeyState, number>();
 
@@ -79,7 +80,7 @@ export class KeyStore {
     return this.#byId.get(id);
   }
 
-  /** Enters a committed record into the index, unless a later one is there already. */
+  /** Enters a committed record into the index, unless a later one is there already, and tells of it. */
   publish(record: KeyRecord): void {
     const before = this.#byId.get(record.id);
     if ((before?.revision ?? -1) >= record.revision) return;
@@ -87,6 +88,13 @@ export class KeyStore {
     this.#countState(record, 1);
     this.#byName.set(record.name, record);
     this.#byId.set(record.id, record);
+    for (const listener of this.#listeners) listener(before, record);
+  }
+
+  /** Tells of each change that is in force, with the record before. Listeners do not throw. @returns ends it */
+  onPublished(listener: (before: KeyRecord | undefined, after: KeyRecord) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
   }
 
   /** Keys by the state of their latest version. */

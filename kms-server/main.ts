@@ -17,6 +17,7 @@ import { createUnsealKey, passphraseOf, readUnsealKey } from "#pki/unseal.ts";
 import { AuditLog } from "#store/audit-log.ts";
 import { DataDirectory } from "#store/data-directory.ts";
 import { openSqlite } from "#store/sqlite.ts";
+import { EventStreams } from "./event-streams.ts";
 import { kmsListener } from "./http.ts";
 import { KeyService } from "./key-service.ts";
 
@@ -192,7 +193,8 @@ async function serve(options: Arguments, log: ServiceLog): Promise<void> {
     const service = await KeyService.open({ engine, auditLog, unsealKey, recheck: (peer) => sessions.recheck(peer), clock: systemClock, trustDomain: identity.identity.trustDomain });
     cleanup.unshift(() => service.flushDenials());
 
-    const listener = kmsListener({ service, sessions, revocation, credential: () => identity.credential("server"), clock: systemClock, log });
+    const events = new EventStreams({ service, recheck: (peer) => sessions.recheck(peer) });
+    const listener = kmsListener({ service, sessions, revocation, events, credential: () => identity.credential("server"), clock: systemClock, log });
     const server = createServer(listening(identity), listener);
     endChainsAtOwnAuthorities(server);
     server.on("secureConnection", (socket: TLSSocket) => sessions.admit(socket));
@@ -203,6 +205,7 @@ async function serve(options: Arguments, log: ServiceLog): Promise<void> {
     await settleRevocation(identity, log);
     const port = await listen(server, options.port, options.host);
     cleanup.unshift(() => close(server));
+    cleanup.unshift(() => events.end());
     const url = `https://${options.host === "127.0.0.1" || options.host === "::1" ? "localhost" : options.host}:${port}`;
     log.info({ url, identity: identity.identity.uri, keys: service.keyCount }, "listening");
     if (mode === "development") log.warn("a DEVELOPMENT deployment: its unseal key lies unprotected beside the data");

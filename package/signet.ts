@@ -33,7 +33,12 @@ import "./accepted-runtime.ts";
 
 export { Agent } from "#agents/agent.ts";
 export type { EnrollOptions } from "#agents/agent.ts";
+export { decryptFile, encryptFile } from "#agents/file-cipher.ts";
+export type { FileHeader } from "#agents/file-cipher.ts";
 export type { Group, OpenedMessage } from "#agents/group.ts";
+export { openKeyEnvelope } from "#agents/key-envelope.ts";
+export type { EnvelopeRecipient, ExpectedEnvelope } from "#agents/key-envelope.ts";
+export type { WatchedEvent } from "#agents/key-watch.ts";
 export type { GroupKey, KmsClient, NewKey, Page } from "#agents/kms-client.ts";
 export type { DialOptions, Link, LinkGroup, LinkListener, ListenOptions } from "#agents/link.ts";
 export type { CertificateId } from "#pki/certificate.ts";
@@ -44,4 +49,4 @@ export type { ErrorCode, ErrorDetails } from "#pki/errors.ts";
 export type { EnrolledIdentity } from "#pki/identity.ts";
 export { SecretKey } from "#pki/keys.ts";
 export type { KeyType } from "#pki/keys.ts";
-export type { AuditEntriesResponse, EncryptionContext, KeyAction, KeyAlgorithm, KeyDescription, KeyListResponse, KeyRevocationReason, KeyVersionListResponse, KmsStatusResponse, WhoamiResponse } from "#pki/protocol-kms.ts";
+export type { AuditEntriesResponse, EncryptionContext, KeyAction, KeyAlgorithm, KeyDescription, KeyEvent, KeyListResponse, KeyRevocationReason, KeyVersionListResponse, KmsStatusResponse, WhoamiResponse } from "#pki/protocol-kms.ts";

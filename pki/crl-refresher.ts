@@ -15,7 +15,8 @@ export interface CrlSource {
   fetchCrl(name: string, wanted: { readonly etag?: string | undefined; readonly waitSeconds?: number | undefined; readonly signal?: AbortSignal | undefined }): Promise<FetchedCrl>;
 }
 
-export type FetchedCrl = { readonly status: "new"; readonly der: Uint8Array; readonly etag?: string } | { readonly status: "unchanged" };
+/** `publishedAt`: as the CA itself says over TLS. */
+export type FetchedCrl = { readonly status: "new"; readonly der: Uint8Array; readonly etag?: string; readonly publishedAt?: Date } | { readonly status: "unchanged" };
 
 /** Long poll, RFC 7240 `Prefer: wait`. */
 const waitSeconds = 25;

@@ -11,7 +11,7 @@ import { SignetError } from "./errors.ts";
 import { requestOverMutualTls } from "./http-client.ts";
 import { alpn, connectToServer, type Credential, serverNameIndication } from "./mtls.ts";
 import type { ValidatedPath } from "./path-validation.ts";
-import { caRoutes, crlMediaType, directoryAnswer, type DirectoryAnswer, estMediaTypes, estRoutes } from "./protocol-ca.ts";
+import { caRoutes, crlMediaType, directoryAnswer, type DirectoryAnswer, estMediaTypes, estRoutes, publishedAtHeader } from "./protocol-ca.ts";
 import type { RevocationStore } from "./revocation.ts";
 
 /** How long a single request to the CA may take, long polls aside. */
@@ -162,7 +162,8 @@ export class EnrolmentClient implements CrlSource {
     );
     if (answer.status === 304) return { status: "unchanged" };
     const etag = answer.headers["etag"];
-    return { status: "new", der: answer.body, ...(typeof etag === "string" ? { etag } : {}) };
+    const published = new Date(String(answer.headers[publishedAtHeader.toLowerCase()]));
+    return { status: "new", der: answer.body, ...(typeof etag === "string" ? { etag } : {}), ...(Number.isNaN(published.getTime()) ? {} : { publishedAt: published }) };
   }
 
   close(): void {

@@ -1,5 +1,6 @@
-import type { IncomingHttpHeaders } from "node:http";
+import type { ClientRequest, IncomingHttpHeaders, IncomingMessage } from "node:http";
 import https from "node:https";
+import { buffer } from "node:stream/consumers";
 import { z } from "zod";
 import { isErrorCode, SignetError } from "./errors.ts";
 import { unreachableCodes } from "./mtls.ts";
@@ -38,12 +39,64 @@ export async function requestOverMutualTls(request: TlsRequest): Promise<TlsAnsw
   throw problemOf(answer, request.url);
 }
 
+/** An answer that goes on: `body` yields what comes, and throws why it ended where the server did not end it. */
+export interface TlsStream {
+  readonly headers: IncomingHttpHeaders;
+  readonly body: AsyncIterable<Buffer>;
+}
+
+/**
+ * The same for an answer that goes on until one side ends it. The time limit is for its head, and then for each silence.
+ * @throws SignetError as {@link requestOverMutualTls}
+ */
+export async function streamOverMutualTls(request: Omit<TlsRequest, "maximumBytes"> & { readonly silenceMilliseconds: number }): Promise<TlsStream> {
+  const url = new URL(request.url);
+  const outgoing = startRequest(request, url);
+  let failure: SignetError | undefined;
+  const incoming = await new Promise<IncomingMessage>((resolve, reject) => {
+    const limit = setTimeout(() => outgoing.destroy(timedOut(url, request.timeoutMilliseconds ?? defaultTimeoutMilliseconds)), request.timeoutMilliseconds ?? defaultTimeoutMilliseconds);
+    outgoing.on("close", () => clearTimeout(limit));
+    // Also once the answer has begun: what the agent's check of the server says of a connection that it ends comes here.
+    outgoing.on("error", (error) => reject((failure = refusalOf(error, url))));
+    outgoing.on("response", (answer) => {
+      clearTimeout(limit);
+      resolve(answer);
+    });
+    outgoing.end(request.body);
+  });
+  if (incoming.statusCode !== 200) throw problemOf({ status: incoming.statusCode ?? 0, headers: incoming.headers, body: await buffer(incoming) }, url);
+  const silence = setTimeout(() => outgoing.destroy((failure = timedOut(url, request.silenceMilliseconds))), request.silenceMilliseconds);
+  async function* body(): AsyncGenerator<Buffer, void, void> {
+    try {
+      for await (const octets of incoming) {
+        silence.refresh();
+        yield octets as Buffer;
+      }
+    } catch (error) {
+      throw failure ?? refusalOf(error as Error, url);
+    } finally {
+      clearTimeout(silence);
+      outgoing.destroy();
+    }
+  }
+  return { headers: incoming.headers, body: body() };
+}
+
+function timedOut(url: URL, milliseconds: number): SignetError {
+  return new SignetError("timed-out", `${url.origin} did not answer in ${milliseconds} ms.`);
+}
+
+function startRequest(request: TlsRequest, url: URL): ClientRequest {
+  const { body } = request;
+  const headers = body === undefined ? { ...request.headers } : { "content-length": String(body.length), ...request.headers };
+  return https.request(url, { agent: request.agent, method: request.method, headers, ...(request.signal === undefined ? {} : { signal: request.signal }) });
+}
+
 function exchange(request: TlsRequest, url: URL): Promise<TlsAnswer> {
   const { timeoutMilliseconds = defaultTimeoutMilliseconds, maximumBytes = defaultMaximumBytes, body } = request;
   return new Promise((resolve, reject) => {
-    const headers = body === undefined ? { ...request.headers } : { "content-length": String(body.length), ...request.headers };
-    const outgoing = https.request(url, { agent: request.agent, method: request.method, headers, ...(request.signal === undefined ? {} : { signal: request.signal }) });
-    const limit = setTimeout(() => outgoing.destroy(new SignetError("timed-out", `${url.origin} did not answer in ${timeoutMilliseconds} ms.`)), timeoutMilliseconds);
+    const outgoing = startRequest(request, url);
+    const limit = setTimeout(() => outgoing.destroy(timedOut(url, timeoutMilliseconds)), timeoutMilliseconds);
     outgoing.on("close", () => clearTimeout(limit));
     outgoing.on("error", (error) => reject(refusalOf(error, url)));
     outgoing.on("response", (incoming) => {

@@ -240,6 +240,35 @@ export class EnrolledIdentity {
   }
 
   /**
+   * What the CA's latest CRLs say of this identity's own client certificate. They are asked for at the enrolment listener, which wants no client certificate: so a party that was cut
+   * off everywhere learns why.
+   * @throws SignetError certificate-revoked (with `reason`, and `publishedAt`, when the CA published the CRL that shows it), certificate-expired, and what keeps the CRLs from being had
+   */
+  async checkOwnStanding(): Promise<void> {
+    const [endEntity, ...intermediates] = this.credential("client").chain as [Certificate, ...Certificate[]];
+    const path = validatePath({ endEntity, intermediates, trustAnchors: this.trustAnchors, purpose: "clientAuth", at: this.#clock.now() });
+    const client = new EnrolmentClient({ caUrl: new URL(this.caUrl), root: this.trustAnchors[0] as Certificate, revocation: this.revocation, clock: this.#clock });
+    try {
+      const issuers = await client.issuers();
+      let publishedAt: Date | undefined;
+      for (const name of await client.crlNames()) {
+        const answer = await client.fetchCrl(name, {});
+        if (answer.status === "unchanged") continue;
+        const { crl } = this.revocation.accept(answer.der, issuers);
+        if (crl.authorityKeyIdentifier === endEntity.id.issuerKeyId && crl.find(endEntity.serialNumber) !== undefined) publishedAt = answer.publishedAt;
+      }
+      try {
+        this.revocation.check(path);
+      } catch (error) {
+        if (!(error instanceof SignetError) || publishedAt === undefined) throw error;
+        throw new SignetError(error.code, error.message, { details: { ...error.details, publishedAt: publishedAt.toISOString() }, cause: error });
+      }
+    } finally {
+      client.close();
+    }
+  }
+
+  /**
    * Takes a CRL that was brought in as a file: verified as any other, then kept in the directory, where a running process of this identity finds it
    * while the CA does not answer.
    * @throws SignetError as RevocationStore.accept

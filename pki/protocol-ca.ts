@@ -38,6 +38,9 @@ export const publicationRoutes = {
 export const crlMediaType = "application/pkix-crl";
 export const certificateMediaType = "application/pkix-cert";
 
+/** Answer header of a CRL: when the CA published it, ISO 8601 with milliseconds, by the CA's clock. It counts where the connection proves the CA. */
+export const publishedAtHeader = "Signet-Published-At";
+
 /** Longest a CRL request with `Prefer: wait=N` (RFC 7240 section 4.3) is held. */
 export const longPollLimitSeconds = 30;
 

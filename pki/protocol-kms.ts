@@ -15,6 +15,7 @@ export const kmsRoutes = {
   whoami: "/v1/whoami",
   status: "/v1/status",
   auditEntries: "/v1/audit/entries",
+  events: "/v1/events",
   summary: "/v1/summary",
 } as const;
 
@@ -131,6 +132,26 @@ export const keyEnvelopeClaims = z.strictObject({
   jwk: z.strictObject({ kty: z.literal("oct"), kid: z.string().regex(/^[0-9a-f]{32}\.[1-9]\d{0,8}$/), k: z.string().length(43) }),
 });
 export type KeyEnvelopeClaims = z.output<typeof keyEnvelopeClaims>;
+
+/** Media type of the stream of events: one JSON object a line. */
+export const eventStreamMediaType = "application/x-ndjson";
+/** A line comes at least this often. A reader that hears nothing for three times as long may take the stream for dead. */
+export const heartbeatSeconds = 15;
+
+/**
+ * One line of the stream of events. `available`: a key whose latest version the caller may have from now on, since it was made or the readers changed; `rotated`: a new version of one that it had;
+ * `state-changed`: versions that took another state; `withdrawn`: the caller is no reader any more; `end`: why no line follows, with the code that a further request would be refused with.
+ */
+export const keyEvent = z.discriminatedUnion("type", [
+  z.object({ type: z.literal("connected"), uri: z.string(), heartbeatSeconds: z.int().positive() }),
+  z.object({ type: z.literal("heartbeat") }),
+  z.object({ type: z.literal("available"), key: keyName, id: z.string(), version: z.int().positive(), state: keyState }),
+  z.object({ type: z.literal("rotated"), key: keyName, id: z.string(), version: z.int().positive(), state: keyState }),
+  z.object({ type: z.literal("state-changed"), key: keyName, id: z.string(), versions: z.array(z.int().positive()), state: keyState, reason: z.enum(keyRevocationReasons).optional() }),
+  z.object({ type: z.literal("withdrawn"), key: keyName, id: z.string() }),
+  z.object({ type: z.literal("end"), code: z.string(), detail: z.string() }),
+]);
+export type KeyEvent = z.output<typeof keyEvent>;
 
 export const whoamiResponse = z.object({
   uri: z.string(),

@@ -73,6 +73,7 @@ export type CrlOrigin = "authority" | "elsewhere";
 export interface AcceptedCrl {
   readonly scope: string;
   readonly crlNumber: bigint;
+  readonly crl: CertificateRevocationList;
   /** Revoked by this CRL and not by the one before. */
   readonly added: readonly CertificateId[];
 }
@@ -143,7 +144,7 @@ export class RevocationStore {
     const before = siblings.find((held) => held.scope === scope);
     if (before?.digest === digest) {
       if (origin === "authority") before.refreshedAt = clock.monotonicMilliseconds();
-      return { scope, crlNumber, added: [] };
+      return { scope, crlNumber, crl, added: [] };
     }
     const floor = floors.get(scope);
     if (floor !== undefined && floor.digest !== digest && (crlNumber <= floor.crlNumber || crl.thisUpdate <= floor.thisUpdate)) {
@@ -160,7 +161,7 @@ export class RevocationStore {
     this.#held.set(authorityKeyIdentifier, [...siblings.filter((held) => held !== before), { scope, crl, digest, refreshedAt: isNews || origin === "authority" ? clock.monotonicMilliseconds() : -Infinity }]);
     this.#generation += 1;
     this.#tell(added);
-    return { scope, crlNumber, added };
+    return { scope, crlNumber, crl, added };
   }
 
   /** The CA said over TLS that this scope's CRL is the latest (304): moves the time of its refresh, nothing else. */

@@ -9,8 +9,9 @@ import { layoutOf, readServices, requireName } from "./deployment.ts";
 import { completeRoles, enrollInto } from "./enrolment.ts";
 import { readSecret } from "./files.ts";
 import { formatDescription } from "./inspect.ts";
-import { usageError, type Definition, type Invocation, type Outcome } from "./program.ts";
-import { identityDirectory, openIdentity, withIdentity, withKms } from "./session.ts";
+import { untilInterrupted } from "./interruption.ts";
+import { asSignetError, usageError, type Definition, type Invocation, type Outcome } from "./program.ts";
+import { identityDirectory, kmsUrlOf, openIdentity, withIdentity, withKms } from "./session.ts";
 
 const roles: readonly Role[] = ["client", "server"];
 
@@ -74,6 +75,74 @@ export function defineAgentCommands(definition: Definition): void {
       return shown(identity, directory, { accepted: `by the KMS, as ${uri} with certificate ${certificate.serialNumber}` });
     });
   });
+
+  const watching = definition
+    .command(agent, "watch <name>", "hold a link to the KMS and show keys as they come, until revoked", "npx signet agent watch bob")
+    .option("--identity <directory>", "directory of the identity (default: agents/NAME in the data directory)")
+    .option("--kms <url>", "base URL of the KMS (default: the one of the data directory)")
+    .addHelpText("after", "\nThe octets are received and dropped; nothing of them is shown. Where the connection ends for a reason that passes, it is made again. Ctrl-C ends with 0, a revocation with 5.");
+  handle(watching, async (invocation: Invocation, name: string, options: { readonly identity?: string; readonly kms?: string }): Promise<Outcome> => {
+    const directory = identityDirectory(invocation, { ...options, as: name });
+    const kmsUrl = kmsUrlOf(invocation, options);
+    await untilInterrupted((signal) => watch(invocation, directory, kmsUrl, signal));
+    return {};
+  });
+}
+
+/** One line an event, as it comes; what ends the watch for good is thrown, with the reason that the CA gives. */
+async function watch(invocation: Invocation, directory: string, kmsUrl: string, signal: AbortSignal): Promise<void> {
+  const { stdout } = invocation.terminal;
+  const say = (json: object, text: string): void => void stdout.write(invocation.json ? `${JSON.stringify(json)}\n` : `${new Date().toISOString()}  ${text}\n`);
+  // From its files alone first, for what is wrong with them to be said in the usual words.
+  openIdentity(directory).stop();
+  // Links and groups are of no use to the other commands.
+  const { Agent } = await import("#agents/agent.ts");
+  const agent = await Agent.open(directory, { kmsUrl });
+  const receive = async (key: string, version: number): Promise<void> => {
+    try {
+      const { length } = (await agent.requestKey(key, version)).secret;
+      say({ type: "received", key, version, octets: length }, `${key} version ${version}: ${length} octets received`);
+    } catch (error) {
+      const { code, message } = asSignetError(error);
+      if (!signal.aborted) say({ type: "not-received", key, version, code }, `${key} version ${version} not received: ${code}: ${message}`);
+    }
+  };
+  try {
+    await agent.watchKeys((event) => {
+      switch (event.type) {
+        case "connected":
+          return say(event, `connected to ${kmsUrl} as ${event.uri}, who may have ${event.keys === 1 ? "1 key" : `${event.keys} keys`} now. Ctrl-C ends the watch.`);
+        case "available":
+          say(event, `${event.key} version ${event.version} is available (${event.state})`);
+          return void receive(event.key, event.version);
+        case "rotated":
+          say(event, `${event.key} was rotated: version ${event.version} (${event.state})`);
+          return void receive(event.key, event.version);
+        case "state-changed":
+          return say(event, `${event.key} version ${event.versions.join(", ")} is ${event.state}${event.reason === undefined ? "" : ` (${event.reason})`}`);
+        case "withdrawn":
+          return say(event, `${event.key} is not for this agent any more`);
+        case "disconnected":
+          return say(event, `not connected: ${event.code}: ${event.detail} The next attempt is in ${event.retryMilliseconds} ms.`);
+      }
+    }, signal);
+  } catch (error) {
+    throw withMilliseconds(error);
+  } finally {
+    await agent.close();
+  }
+}
+
+/** Adds how long the revocation took: from the time that the CA has put on the CRL that shows it to the end of the connection as it was seen here. */
+function withMilliseconds(error: unknown): unknown {
+  if (!(error instanceof SignetError) || error.code !== "certificate-revoked") return error;
+  const { publishedAt, cutAt, crlNumber } = error.details;
+  if (typeof publishedAt !== "string" || typeof cutAt !== "string") return error;
+  const milliseconds = Date.parse(cutAt) - Date.parse(publishedAt);
+  // A CRL that was published after the cut, for somebody else, shows this revocation too, and says nothing of its time.
+  if (milliseconds < 0) return error;
+  const measured = `The connection to the KMS was seen cut here ${milliseconds} ms after the CA published CRL ${String(crlNumber)}, which says so (the CA's clock and this machine's).`;
+  return new SignetError(error.code, `${error.message} ${measured}`, { details: { ...error.details, milliseconds }, cause: error });
 }
 
 /** The CA to enrol with. The fingerprint is what the first contact is checked against, so it never comes from the network. */

@@ -34,17 +34,21 @@ export interface Caller {
   readonly kms?: string;
 }
 
+/** Base URL of the KMS that a command speaks to. @throws SignetError file-unusable */
+export function kmsUrlOf(invocation: Invocation, options: Pick<Caller, "kms">): string {
+  const url = options.kms ?? readServices(invocation.data).kms?.url;
+  if (url !== undefined) return url;
+  throw new SignetError("file-unusable", `No KMS is recorded in ${layoutOf(invocation.data).root}.`, { details: { next: "Start one with `npx signet start`, or name one with --kms URL." } });
+}
+
 /**
  * Runs `use` over mutual TLS with the KMS.
  * @param otherwise who speaks where `options` name nobody: the agent that the data directory records, if there is one, or its operator
  */
 export async function withKms<T>(invocation: Invocation, options: Caller, use: (kms: KmsClient, identity: EnrolledIdentity) => Promise<T>, otherwise: "agent" | "operator" = "agent"): Promise<T> {
-  const recorded = readServices(invocation.data);
-  const url = options.kms ?? recorded.kms?.url;
-  if (url === undefined) {
-    throw new SignetError("file-unusable", `No KMS is recorded in ${layoutOf(invocation.data).root}.`, { details: { next: "Start one with `npx signet start`, or name one with --kms URL." } });
-  }
-  const speaker = options.as ?? (otherwise === "agent" ? recorded.agent : undefined);
+  const url = kmsUrlOf(invocation, options);
+  const recorded = readServices(invocation.data).agent;
+  const speaker = options.as ?? (otherwise === "agent" ? recorded : undefined);
   return withIdentity(identityDirectory(invocation, { ...options, ...(speaker === undefined ? {} : { as: speaker }) }), async (identity) => {
     const agent = new MutualAgent({
       credential: identity.credential("client"),
@@ -59,7 +63,7 @@ export async function withKms<T>(invocation: Invocation, options: Caller, use: (
     } catch (error) {
       if (!(error instanceof SignetError) || error.code !== "not-permitted") throw error;
       const { kind, name } = identity.identity;
-      const next = kind === "operator" ? "Operators own and read no keys: say as which agent with --as NAME." : `See the keys of ${name} with \`npx signet kms key list${name === recorded.agent ? "" : ` --as ${name}`}\`, or say as whom with --as NAME.`;
+      const next = kind === "operator" ? "Operators own and read no keys: say as which agent with --as NAME." : `See the keys of ${name} with \`npx signet kms key list${name === recorded ? "" : ` --as ${name}`}\`, or say as whom with --as NAME.`;
       throw new SignetError(error.code, error.message, { cause: error, details: { ...error.details, next } });
     } finally {
       agent.destroy();

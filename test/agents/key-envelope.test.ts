@@ -52,7 +52,7 @@ const claims = (changes: object = {}) => ({
 const header = (changes: object = {}) => ({ typ: "signet-key+jwt", x5c: base64(kms.certificate, authority.issuing), ...changes });
 const signedBy = (leaf: IssuedLeaf, text: string, head: Record<string, unknown> = header()) => signCompactJws(head, Buffer.from(text), leaf.privateKey);
 const sealed = (jws: Uint8Array) => encryptCompactJwe(alice.certificate, "JWT", jws);
-const open = (envelope: Uint8Array, expected: ExpectedEnvelope = {}, to = recipient) => openKeyEnvelope(envelope, to, systemClock, expected);
+const open = (envelope: Uint8Array, expected: ExpectedEnvelope = {}, to = recipient) => openKeyEnvelope(envelope, to, expected);
 
 test("an envelope by the KMS opens to the key it holds, of the name and version that were asked for", () => {
   const key = open(sealed(signedBy(kms, JSON.stringify(claims()))), { name: "orders", version: 2 });

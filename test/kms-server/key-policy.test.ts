@@ -21,6 +21,7 @@ const rights: Record<KeyOperation, readonly string[]> = {
   create: ["owner", "reader", "other agent"],
   import: ["owner", "reader", "other agent"],
   list: ["owner", "reader", "other agent", "operator"],
+  watch: ["owner", "reader", "other agent"],
   "read-audit": ["operator"],
   describe: ["owner", "reader", "operator"],
   distribute: ["owner", "reader"],
@@ -31,7 +32,7 @@ const rights: Record<KeyOperation, readonly string[]> = {
   revoke: ["owner", "operator"],
   destroy: ["owner", "operator"],
 };
-const atLarge = new Set<string>(["create", "import", "list", "read-audit"]);
+const atLarge = new Set<string>(["create", "import", "list", "watch", "read-audit"]);
 
 const cells = Object.entries(callers).flatMap(([who, caller]) => Object.entries(rights).map(([operation, may]) => [who, operation as KeyOperation, may.includes(who), caller] as const));
 

@@ -4,10 +4,12 @@ import { Agent, createServer, request as httpsRequest } from "node:https";
 import type { IncomingHttpHeaders } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
+import { createInterface } from "node:readline";
 import path from "node:path";
 import { buffer } from "node:stream/consumers";
 import { connect, type TLSSocket } from "node:tls";
 import { pino } from "pino";
+import { EventStreams } from "#kms-server/event-streams.ts";
 import { kmsListener } from "#kms-server/http.ts";
 import type { IdentityKind, Role } from "#pki/certificate-profile.ts";
 import { systemClock } from "#pki/clock.ts";
@@ -35,6 +37,8 @@ export interface Party {
   raw(method: string, path: string, body?: string | Uint8Array, headers?: Record<string, string>): Promise<Answer>;
   /** The head of a request, and the body only once the answer has come; resolves when the server has ended the connection. */
   sendInTwo(method: string, path: string, body: Uint8Array): Promise<Answer>;
+  /** A connection of its own on which the answer goes on: its lines as they come, until the connection ends. Aborting ends it. */
+  lines(path: string): Promise<{ readonly status: number; readonly lines: AsyncIterator<string>; close(): void }>;
   /** Asks for this and is gone before the answer. */
   hangUp(path: string): Promise<void>;
 }
@@ -71,7 +75,8 @@ export async function startTestKms(options: { crls?: boolean } = {}) {
     });
   const own = await authority.issue({ kind: "service", role: "server", name: "kms" });
   const credential = { privateKey: own.privateKey, chain: [own.certificate, authority.issuing] };
-  const listener = kmsListener({ service: keys.service, sessions, revocation, credential: () => credential, clock: systemClock, log });
+  const events = new EventStreams({ service: keys.service, recheck: (peer) => sessions.recheck(peer), heartbeatMilliseconds: 50 });
+  const listener = kmsListener({ service: keys.service, sessions, revocation, events, credential: () => credential, clock: systemClock, log });
   const server = createServer(mutualServerOptions({ credential, trustAnchors: [authority.root], alpn: alpn.http }), listener);
   server.on("secureConnection", (socket: TLSSocket) => sessions.admit(socket));
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
@@ -104,6 +109,19 @@ export async function startTestKms(options: { crls?: boolean } = {}) {
         socket.write(Buffer.concat([Buffer.from(head, "utf8"), content]));
         return parseAnswer(await buffer(socket));
       },
+      lines: async (path) => {
+        const response = await new Promise<import("node:http").IncomingMessage>((resolve, reject) => {
+          httpsRequest({ agent: new Agent({ ...tls }), path }, resolve).on("error", reject).end();
+        });
+        async function* lines(): AsyncGenerator<string, void, void> {
+          try {
+            yield* createInterface({ input: response });
+          } catch {
+            // A connection that is cut ends the lines; it is no error of the reader's.
+          }
+        }
+        return { status: response.statusCode ?? 0, lines: lines(), close: () => response.destroy() };
+      },
       sendInTwo: async (method, path, body) => {
         const socket = connect({ ...tls });
         socket.write(`${method} ${path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n`);
@@ -133,6 +151,7 @@ export async function startTestKms(options: { crls?: boolean } = {}) {
     /** The KMS's own certificate. */
     certificate: own.certificate,
     publishCrls,
+    events,
     /** The buffers in which key material was handed to the HTTP layer. */
     released,
     revoke: async (who: Party) => {

@@ -45,7 +45,8 @@ describe("signet", () => {
       ca: ["init", "serve", "token", "issue", "follow-crl", "revoke", "crl", "list"],
       kms: ["serve", "status"],
       "kms key": ["create", "import", "list", "show", "get", "rotate", "revoke", "destroy", "encrypt", "decrypt"],
-      agent: ["enroll", "renew", "whoami"],
+      agent: ["enroll", "renew", "whoami", "watch"],
+      file: ["encrypt", "decrypt"],
       pki: ["inspect", "verify", "import-crl", "lower-crl-floor", "lint"],
       trust: ["install", "uninstall", "status"],
     };

@@ -1,0 +1,26 @@
+import type { Identity } from "#pki/certificate-profile.ts";
+import type { KeyEvent } from "#pki/protocol-kms.ts";
+import { isPermitted } from "./key-policy.ts";
+import type { KeyRecord, KeyVersionRecord } from "./key-store.ts";
+
+/**
+ * What a change of one key is to a caller, by the policy before and after: nothing, unless the caller may have the key itself. Versions that take the same state in one change
+ * make one event, so that no key is too old to be told about.
+ */
+export function keyEventsFor(caller: Identity, before: KeyRecord | undefined, after: KeyRecord): readonly KeyEvent[] {
+  const { name: key, id } = after;
+  const had = isPermitted(caller, "distribute", before);
+  const latest = after.versions.at(-1) as KeyVersionRecord;
+  if (!isPermitted(caller, "distribute", after)) return had ? [{ type: "withdrawn", key, id }] : [];
+  if (!had || before === undefined) return [{ type: "available", key, id, version: latest.version, state: latest.state }];
+
+  const events: KeyEvent[] = [];
+  const states = new Map(before.versions.map(({ version, state }) => [version, state]));
+  if (!states.has(latest.version)) events.push({ type: "rotated", key, id, version: latest.version, state: latest.state });
+  const changed = after.versions.filter(({ version, state }) => states.has(version) && states.get(version) !== state);
+  for (const [state, versions] of Map.groupBy(changed, (each) => each.state)) {
+    const reason = versions[0]?.revocationReason ?? undefined;
+    events.push({ type: "state-changed", key, id, versions: versions.map(({ version }) => version), state, ...(reason === undefined ? {} : { reason }) });
+  }
+  return events;
+}
