@@ -1,4 +1,5 @@
 import { InvalidArgumentError, Option, type Command } from "commander";
+import { openKeyEnvelope } from "#agents/key-envelope.ts";
 import type { GroupKey } from "#agents/kms-client.ts";
 import { identityUri } from "#pki/certificate-profile.ts";
 import { keyAlgorithms, keyNamePattern, keyRevocationReasons, type EncryptionContext, type KeyAlgorithm, type KeyDescription, type KeyRevocationReason } from "#pki/protocol-kms.ts";
@@ -83,11 +84,18 @@ export function defineKmsCommands(definition: Definition): void {
     .option("--version <number>", "version to fetch (default: the latest)", parseInteger(1, 999_999_999))
     .option("--out <file>", "file for the octets (mode 0600)");
   handle(get, async (invocation: Invocation, name: string, options: Caller & { readonly version?: number; readonly out?: string }) => {
-    if (options.out === undefined && (invocation.json || invocation.terminal.stdout.isTTY === true)) {
-      const command = `npx signet kms key get ${name}${options.as === undefined ? "" : ` --as ${options.as}`}`;
-      throw usageError(`the 32 octets of ${name} are not written ${invocation.json ? "into JSON" : "to a terminal, where they would stay in its history"}`, `Write them to a file that only you can read: \`${command} --out ${name}.key\`${invocation.json ? "" : `; or pipe them on: \`${command} | wc -c\``}.`);
-    }
+    requireNoTerminal(invocation, options.out, name, `npx signet kms key get ${name}${options.as === undefined ? "" : ` --as ${options.as}`}`);
     return withKms(invocation, options, async (client) => material(await client.material(name, options.version), options.out));
+  });
+
+  const unseal = asCaller(keyCommand("open", "open an envelope that the KMS has made for this agent", "npx signet kms key open orders --in orders.jwe --out orders.key"))
+    .requiredOption("--in <file>", "the envelope, as `Accept: application/jose` brings it (- for stdin)")
+    .option("--out <file>", "file for the octets (mode 0600)")
+    .addHelpText("after", "\nThe signature has to be by the KMS, whose certificate is checked up to its root and against the CRLs; an envelope for another, or one that is five minutes old, is refused.");
+  handle(unseal, async (invocation: Invocation, name: string, options: Caller & { readonly in: string; readonly out?: string }) => {
+    requireNoTerminal(invocation, options.out, name, `npx signet kms key open ${name} --in ${options.in}`);
+    const envelope = await readInput(options.in, invocation);
+    return withKms(invocation, options, async (_client, identity) => material(openKeyEnvelope(Buffer.from(Buffer.from(envelope).toString("latin1").trim(), "latin1"), identity, { name }), options.out));
   });
 
   const rotate = asCaller(keyCommand("rotate", "make the next version; older ones only open", "npx signet kms key rotate team --as alice"));
@@ -131,6 +139,14 @@ export function defineKmsCommands(definition: Definition): void {
       return written({ key: name, version, plaintext: Buffer.from(plaintext).toString("base64") }, "plaintext", plaintext, options.out);
     });
   });
+}
+
+/** Octets of a key go to a file or a pipe. `command` is what was typed, without its --out. */
+function requireNoTerminal(invocation: Invocation, out: string | undefined, name: string, command: string): void {
+  if (out !== undefined || (!invocation.json && invocation.terminal.stdout.isTTY !== true)) return;
+  const toFile = `Write them to a file that only you can read: \`${command} --out ${name}.key\``;
+  if (invocation.json) throw usageError(`the 32 octets of ${name} are not written into JSON`, toFile);
+  throw usageError(`the 32 octets of ${name} are not written to a terminal, where they would stay in its history`, `${toFile}, or pipe them on: \`${command} | wc -c\`.`);
 }
 
 export function keyName(text: string): string {

@@ -8,7 +8,9 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Agent } from "#agents/agent.ts";
 import { pemEncode } from "#pki/pem.ts";
 import { kmsRoutes } from "#pki/protocol-kms.ts";
+import { signet } from "#scripts/command-line/signet.ts";
 import { startSystem, type RunningSystem } from "../support/system.ts";
+import { recordedTerminal } from "../support/terminal.ts";
 
 const has = (tool: string): boolean => spawnSync(tool, ["--version"]).error === undefined;
 const hasCurl = has("curl");
@@ -59,6 +61,18 @@ describe.skipIf(!hasCurl)("curl with the files of an agent's directory (skipped 
     await expect(dora.requestSealedKey("orders")).rejects.toMatchObject({ code: "not-acceptable" });
     await dora.close();
     expect(curl("-H", "Accept: application/jose").stdout.toString("latin1").split(".")).toHaveLength(5);
+  });
+
+  test("gets an envelope that `signet kms key open` opens, for the key that it is of", async () => {
+    writeFileSync(path.join(directory, "orders.jwe"), curl("-H", "Accept: application/jose").stdout);
+    const open = async (name: string) => {
+      const terminal = recordedTerminal();
+      const exitCode = await signet(["kms", "key", "open", name, "--in", path.join(directory, "orders.jwe"), "--identity", directory, "--kms", system.kmsUrl], terminal);
+      return { exitCode, out: terminal.out() };
+    };
+    expect(await open("orders")).toMatchObject({ exitCode: 0 });
+    expect((await open("orders")).out.equals((await alice.requestKey("orders")).secret.reveal("local-use"))).toBe(true);
+    expect(await open("invoices")).toMatchObject({ exitCode: 5, out: Buffer.alloc(0) });
   });
 
   test.skipIf(!joseHasOaep)("and Debian's jose opens the envelope (skipped where it is missing, or built without RSA-OAEP-256)", () => {

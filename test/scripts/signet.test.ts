@@ -44,7 +44,7 @@ describe("signet", () => {
     const families = {
       ca: ["init", "serve", "token", "issue", "follow-crl", "revoke", "crl", "list"],
       kms: ["serve", "status"],
-      "kms key": ["create", "import", "list", "show", "get", "rotate", "revoke", "destroy", "encrypt", "decrypt"],
+      "kms key": ["create", "import", "list", "show", "get", "open", "rotate", "revoke", "destroy", "encrypt", "decrypt"],
       agent: ["enroll", "renew", "whoami", "watch"],
       file: ["encrypt", "decrypt"],
       pki: ["inspect", "verify", "import-crl", "lower-crl-floor", "lint"],
