@@ -50,6 +50,7 @@ export class Agent {
   readonly #groups = new Map<string, Group>();
   readonly #links = new Set<Link>();
   readonly #listeners = new Set<LinkListener>();
+  readonly #closing = new AbortController();
   readonly #unsubscribe: () => void;
 
   private constructor(enrolled: EnrolledIdentity, kmsUrl: string, clock: Clock) {
@@ -135,13 +136,13 @@ export class Agent {
   }
 
   /**
-   * Tells of key versions as they come to this agent or change, until `signal` is aborted; it connects again where that makes sense.
+   * Tells of key versions as they come to this agent or change, until `signal` is aborted or the agent closed; it connects again where that makes sense.
    *
    *     await agent.watchKeys((event) => console.log(event), AbortSignal.timeout(60_000));
    * @throws SignetError as {@link watchKeys}: certificate-revoked with the CA's reason when this agent is revoked
    */
   watchKeys(onEvent: (event: WatchedEvent) => void, signal: AbortSignal): Promise<void> {
-    return watchKeys({ kms: this.kms, enrolled: this.#enrolled, onEvent, signal });
+    return watchKeys({ kms: this.kms, enrolled: this.#enrolled, onEvent, signal: AbortSignal.any([signal, this.#closing.signal]) });
   }
 
   /** The group that shares a key of the KMS. One object a name, since it is what remembers the messages that were accepted. */
@@ -174,8 +175,9 @@ export class Agent {
     });
   }
 
-  /** Ends every link, listener and connection. */
+  /** Ends every link, listener, watch and connection. */
   async close(): Promise<void> {
+    this.#closing.abort();
     this.#unsubscribe();
     for (const link of this.#links) link.close();
     await Promise.all([...this.#listeners].map((listener) => listener.close()));

@@ -1,6 +1,5 @@
 import type { ClientRequest, IncomingHttpHeaders, IncomingMessage } from "node:http";
 import https from "node:https";
-import { buffer } from "node:stream/consumers";
 import { z } from "zod";
 import { isErrorCode, SignetError } from "./errors.ts";
 import { unreachableCodes } from "./mtls.ts";
@@ -8,6 +7,8 @@ import { unreachableCodes } from "./mtls.ts";
 /** Longest answer that is read unless a caller names another limit: a CRL of a quarter of a million entries fits. */
 const defaultMaximumBytes = 16 * 1024 * 1024;
 const defaultTimeoutMilliseconds = 15_000;
+/** Longest refusal that is read in the place of a stream. */
+const problemBytes = 64 * 1024;
 
 export interface TlsRequest {
   /** Checks the server before the first byte goes out: a MutualAgent, or the enrolment client's. */
@@ -64,7 +65,10 @@ export async function streamOverMutualTls(request: Omit<TlsRequest, "maximumByte
     });
     outgoing.end(request.body);
   });
-  if (incoming.statusCode !== 200) throw problemOf({ status: incoming.statusCode ?? 0, headers: incoming.headers, body: await buffer(incoming) }, url);
+  if (incoming.statusCode !== 200) {
+    incoming.setTimeout(defaultTimeoutMilliseconds, () => incoming.destroy(timedOut(url, defaultTimeoutMilliseconds)));
+    throw problemOf({ status: incoming.statusCode ?? 0, headers: incoming.headers, body: await problemBody(incoming, url) }, url);
+  }
   const silence = setTimeout(() => outgoing.destroy((failure = timedOut(url, request.silenceMilliseconds))), request.silenceMilliseconds);
   async function* body(): AsyncGenerator<Buffer, void, void> {
     try {
@@ -80,6 +84,21 @@ export async function streamOverMutualTls(request: Omit<TlsRequest, "maximumByte
     }
   }
   return { headers: incoming.headers, body: body() };
+}
+
+async function problemBody(incoming: IncomingMessage, url: URL): Promise<Uint8Array> {
+  const parts: Buffer[] = [];
+  let length = 0;
+  try {
+    for await (const octets of incoming as AsyncIterable<Buffer>) {
+      length += octets.length;
+      if (length > problemBytes) throw new SignetError("body-too-large", `${url.origin} answered with more than ${problemBytes} bytes.`);
+      parts.push(octets);
+    }
+  } catch (error) {
+    throw refusalOf(error as Error, url);
+  }
+  return Buffer.concat(parts);
 }
 
 function timedOut(url: URL, milliseconds: number): SignetError {

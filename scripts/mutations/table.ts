@@ -332,4 +332,32 @@ export const mutations: readonly Mutation[] = [
     by: "    if (certificatePolicies === null) {",
     tests: ["test/pki/policies.test.ts"],
   },
+  {
+    rule: "the caller is looked at again before each line of a stream of events",
+    file: "kms-server/event-streams.ts",
+    replace: "      this.#parts.recheck(peer);",
+    by: "",
+    tests: ["test/kms-server/event-streams.test.ts"],
+  },
+  {
+    rule: "a stream tells of a key those alone who may have it",
+    file: "kms-server/key-events.ts",
+    replace: 'if (!isPermitted(caller, "distribute", after)) return',
+    by: "if (false) return",
+    tests: ["test/kms-server/event-streams.test.ts"],
+  },
+  {
+    rule: "the last chunk of a file is sealed as the last",
+    file: "agents/file-cipher.ts",
+    replace: "nonce[11] = isLast ? 1 : 0;",
+    by: "nonce[11] = 0;",
+    tests: ["test/agents/file-cipher.test.ts"],
+  },
+  {
+    rule: "the head of a file is bound to its chunks",
+    file: "agents/file-cipher.ts",
+    replace: 'return createHash("sha256").update(preamble).digest();',
+    by: 'return createHash("sha256").digest();',
+    tests: ["test/agents/file-cipher.test.ts"],
+  },
 ];

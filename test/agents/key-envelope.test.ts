@@ -74,11 +74,11 @@ describe("who sealed it: encryption alone proves nothing, anybody can encrypt to
     }],
     ["an agent by its server certificate", "peer-mismatch", async () => {
       const mallory = await authority.issue({ role: "server", name: "mallory" });
-      return signedBy(mallory, JSON.stringify(claims()), header({ x5c: base64(mallory.certificate, authority.issuing) }));
+      return signedBy(mallory, JSON.stringify(claims({ iss: "spiffe://signet.internal/agent/mallory" })), header({ x5c: base64(mallory.certificate, authority.issuing) }));
     }],
     ["another service", "peer-mismatch", async () => {
       const api = await authority.issue({ kind: "service", role: "server", name: "api" });
-      return signedBy(api, JSON.stringify(claims()), header({ x5c: base64(api.certificate, authority.issuing) }));
+      return signedBy(api, JSON.stringify(claims({ iss: "spiffe://signet.internal/service/api" })), header({ x5c: base64(api.certificate, authority.issuing) }));
     }],
     ["a KMS of another root of the same name", "signature-invalid", async () => {
       const foreign = await testAuthority({ now: new Date() });

@@ -101,6 +101,17 @@ describe("signet file", () => {
   });
 });
 
+test("a watch ends without an error when its agent is closed", async () => {
+  const carol = await system.enroll("carol");
+  const begun = Promise.withResolvers<void>();
+  const watching = carol.watchKeys((event) => {
+    if (event.type === "connected") begun.resolve();
+  }, new AbortController().signal);
+  await begun.promise;
+  await carol.close();
+  await watching;
+});
+
 test("kms key get keeps the octets off a terminal, and says what to type", async () => {
   const { exitCode, err } = await run(["kms", "key", "get", "orders", "--as", "alice"], "", { stdoutIsTerminal: true });
   expect([exitCode, err.includes("npx signet kms key get orders --as alice --out orders.key")]).toEqual([1, true]);
