@@ -209,12 +209,12 @@ async function serve(options: Arguments, log: ServiceLog): Promise<void> {
     const url = `https://${options.host === "127.0.0.1" || options.host === "::1" ? "localhost" : options.host}:${port}`;
     log.info({ url, identity: identity.identity.uri, keys: service.keyCount }, "listening");
     if (mode === "development") log.warn("a DEVELOPMENT deployment: its unseal key lies unprotected beside the data");
-    process.stdout.write(`${JSON.stringify({ ready: true, service: "kms", url, mode, pid: process.pid })}\n`);
-
-    const signal = await new Promise<string>((resolve) => {
+    // Before it says that it is ready: whoever reads that may ask it to stop at once.
+    const asked = new Promise<string>((resolve) => {
       for (const name of ["SIGTERM", "SIGINT"] as const) process.once(name, resolve);
     });
-    log.info({ signal }, "stopping");
+    process.stdout.write(`${JSON.stringify({ ready: true, service: "kms", url, mode, pid: process.pid })}\n`);
+    log.info({ signal: await asked }, "stopping");
     for (const step of cleanup.splice(0)) await step();
     log.info("stopped");
   } catch (error) {
