@@ -11,6 +11,7 @@ import { findNssDatabases, NssDatabase } from "#scripts/trust/nss-database.ts";
 import { AnchorFolder } from "#scripts/trust/system-store.ts";
 import { findTool, type TrustStore } from "#scripts/trust/trust-store.ts";
 import { testAuthority } from "#test/support/pki.ts";
+import { commandsOf, readmeBlock } from "#test/support/readme.ts";
 import { recordedTerminal } from "#test/support/terminal.ts";
 
 const update = findTool("update-ca-certificates");
@@ -40,10 +41,10 @@ describe("signet trust", () => {
   });
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-  async function run(act: string, stores: readonly TrustStore[]) {
+  async function run(act: string | readonly string[], stores: readonly TrustStore[]) {
     const terminal = recordedTerminal();
     const find: FindStores = (kind) => stores.filter((store) => kind === "all" || store.kind === kind);
-    const exitCode = await runCommandLine("signet", (definition) => defineTrustCommands(definition, find), ["--data", data, "trust", act, "--json"], terminal);
+    const exitCode = await runCommandLine("signet", (definition) => defineTrustCommands(definition, find), ["--data", data, ...(typeof act === "string" ? ["trust", act] : act), "--json"], terminal);
     return { exitCode, out: terminal.out().toString("utf8"), err: terminal.err() };
   }
   const did = ({ out }: { readonly out: string }) => (JSON.parse(out) as { stores: { did: string; state: string }[] }).stores.map((store) => store.did ?? store.state);
@@ -68,6 +69,16 @@ describe("signet trust", () => {
     expect(readdirSync(anchors)).toStrictEqual(["other.crt"]);
     expect(readdirSync(etc).filter((name) => name.includes("signet"))).toStrictEqual([]);
     expect(did(await run("uninstall", [systemStore()]))).toStrictEqual(["was not there"]);
+  });
+
+  it.skipIf(update === undefined)("does what the README types as root (skipped without update-ca-certificates)", async () => {
+    const states: string[] = [];
+    for (const command of commandsOf(readmeBlock("Trust the root on this machine", 2))) {
+      const [sudo, npx, signet, ...argv] = command.split(" ");
+      expect([sudo, npx, signet]).toStrictEqual(["sudo", "npx", "signet"]);
+      states.push(...did(await run(argv, [systemStore()])));
+    }
+    expect(states).toStrictEqual(["installed", "uninstalled"]);
   });
 
   it.skipIf(update === undefined)("finishes an installation that was interrupted, and leaves nothing of one that failed (skipped without update-ca-certificates)", async () => {

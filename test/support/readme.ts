@@ -8,7 +8,7 @@ import { readFileSync } from "node:fs";
  *     sh exit=5                   exits with 5
  *     sh background until="…"     typed into another terminal, where it goes on; the next block is typed when it has said …
  *     sh background then=5        ends by itself with 5 before the last block does
- *     sh needs="nginx,curl"       skipped, visibly, where a command is missing
+ *     sh needs="nginx,curl"       skipped, visibly, where a command is missing; `registry` is npm's
  *     sh elsewhere="FILE"         executed by that file, which asks for the block by its id
  *     js file=server.mjs          saved under that name, as the text around it says
  *     text                        what is shown, not typed
@@ -44,6 +44,18 @@ export function readmeBlocks(file: string | URL = new URL("../../README.md", imp
   }
   if (open !== undefined) throw new Error(`The block of line ${open.line} has no end.`);
   return blocks;
+}
+
+/** One block, for a test that executes it in surroundings of its own. */
+export function readmeBlock(heading: string, number: number): ReadmeBlock {
+  const found = readmeBlocks().find((block) => block.heading === heading && block.number === number);
+  if (found === undefined) throw new Error(`README.md has no block ${number} under "${heading}".`);
+  return found;
+}
+
+/** Command lines of a block, without their comments. */
+export function commandsOf({ text }: ReadmeBlock): readonly string[] {
+  return text.trim().split("\n").map((line) => line.replace(/\s+#.*$/, "").trim());
 }
 
 function attributesOf(text: string): Readonly<Record<string, string>> {
