@@ -28,8 +28,10 @@ export class NssDatabase implements TrustStore {
 
   async state(root: Certificate): Promise<{ readonly state: TrustState; readonly note?: string }> {
     const ours = nicknameOf(root);
-    for (const { nickname, trust } of await this.#entries()) {
-      const isRoot = (await this.#certificate(nickname)) === root.fingerprint;
+    const entries = await this.#entries();
+    // Ours first: of roots of one subject, as those of two deployments are, NSS shows all under the name of each.
+    for (const { nickname, trust } of entries.toSorted((one, other) => Number(other.nickname === ours) - Number(one.nickname === ours))) {
+      const isRoot = (await this.#certificates(nickname)).includes(root.fingerprint);
       if (nickname === ours) return isRoot ? { state: trust.startsWith("C") ? "installed" : "incomplete" } : { state: "foreign", note: `"${ours}" there is not this root` };
       if (isRoot) return { state: "foreign", note: "the root is there already, under a name that is not Signet's" };
     }
@@ -63,13 +65,13 @@ export class NssDatabase implements TrustStore {
     });
   }
 
-  /** SHA-256 of a certificate; undefined where it cannot be read, as one of a token that is not there. */
-  async #certificate(nickname: string): Promise<string | undefined> {
+  /** SHA-256 of the certificates that NSS shows under a name; none where they cannot be read, as those of a token that is not there. */
+  async #certificates(nickname: string): Promise<readonly string[]> {
     const { exitCode, stdout } = await this.#run(["-L", "-n", nickname, "-a"]);
     try {
-      return exitCode === 0 ? Certificate.listFromPem(stdout.replaceAll("\r", ""))[0]?.fingerprint : undefined;
+      return exitCode === 0 ? Certificate.listFromPem(stdout.replaceAll("\r", "")).map(({ fingerprint }) => fingerprint) : [];
     } catch {
-      return undefined;
+      return [];
     }
   }
 

@@ -29,7 +29,8 @@ describe("signet trust", () => {
     const authority = await testAuthority({ now: new Date() });
     const { certificate, privateKey } = await authority.issue({ kind: "operator", name: "admin", role: "client" });
     root = authority.root;
-    other = (await testAuthority({ now: new Date() })).root.toPem();
+    // Later, so that NSS shows it before the root where it cannot tell the two.
+    other = (await testAuthority({ now: new Date(Date.now() + 60_000) })).root.toPem();
     EnrolledIdentity.write(path.join(data, "operator"), {
       uri: identityUri(authority.trustDomain, "operator", "admin"),
       caUrl: "https://localhost:9",
@@ -47,7 +48,7 @@ describe("signet trust", () => {
     const exitCode = await runCommandLine("signet", (definition) => defineTrustCommands(definition, find), ["--data", data, ...(typeof act === "string" ? ["trust", act] : act), "--json"], terminal);
     return { exitCode, out: terminal.out().toString("utf8"), err: terminal.err() };
   }
-  const did = ({ out }: { readonly out: string }) => (JSON.parse(out) as { stores: { did: string; state: string }[] }).stores.map((store) => store.did ?? store.state);
+  const did = ({ out, err }: { readonly out: string; readonly err: string }) => (expect(err).toBe(""), JSON.parse(out) as { stores: { did: string; state: string }[] }).stores.map((store) => store.did ?? store.state);
 
   /** The real tool, on folders of this test. */
   function systemStore(): AnchorFolder {
@@ -124,7 +125,7 @@ describe("signet trust", () => {
     }
     const list = ({ location }: NssDatabase) => execFileSync(certutil ?? "", ["-L", "-d", `sql:${location}`], { encoding: "utf8" });
 
-    it("installs and uninstalls the root alone, twice as well as once", async () => {
+    it("installs and uninstalls the root alone, beside another of the same subject, twice as well as once", async () => {
       const store = database(".pki/nssdb");
       execFileSync(certutil ?? "", ["-A", "-a", "-n", "Somebody else", "-t", "C,,", "-d", `sql:${store.location}`], { input: other });
       const before = list(store);
