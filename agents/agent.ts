@@ -90,6 +90,7 @@ export class Agent {
     });
     await enrolled.enrollServerRole();
     enrolled.startRevocationRefresh();
+    enrolled.startRenewal();
     return new Agent(enrolled, i.kmsUrl, clock);
   }
 
@@ -99,6 +100,7 @@ export class Agent {
     const enrolled = EnrolledIdentity.open(path.resolve(directory), { clock });
     await enrolled.refreshRevocation();
     enrolled.startRevocationRefresh();
+    enrolled.startRenewal();
     return new Agent(enrolled, i.kmsUrl, clock);
   }
 

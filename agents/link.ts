@@ -27,6 +27,8 @@ export interface LinkParty {
   readonly trustAnchors: readonly Certificate[];
   readonly revocation: RevocationStore;
   credential(role: Role): Credential;
+  /** Tells when a role has a new certificate; returns how to stop that. */
+  onRenewal?(listener: (role: Role) => void): () => void;
 }
 
 /** Whom to dial, and how. */
@@ -307,10 +309,17 @@ export class LinkListener {
   readonly #server: tls.Server;
   readonly #links = new Set<Link>();
   readonly #options: ListenOptions;
+  readonly #unsubscribe: (() => void) | undefined;
 
   private constructor(options: ListenOptions) {
     this.#options = options;
-    this.#server = tls.createServer({ ...tlsOptions(options.self, "server", options.groups ?? ["X25519MLKEM768"]), handshakeTimeout: handshakeMilliseconds });
+    const { self, groups = ["X25519MLKEM768"] } = options;
+    this.#server = tls.createServer({ ...tlsOptions(self, "server", groups), handshakeTimeout: handshakeMilliseconds });
+    this.#unsubscribe = self.onRenewal?.((role) => {
+      if (role !== "server") return;
+      this.#server.setSecureContext(tlsOptions(self, "server", groups));
+      endChainsAtOwnAuthorities(this.#server);
+    });
     endChainsAtOwnAuthorities(this.#server);
     this.#server.maxConnections = mostOpenLinks;
     this.#server.on("secureConnection", (socket) => this.#admit(socket));
@@ -349,6 +358,7 @@ export class LinkListener {
 
   /** Stops listening and closes all links. */
   async close(): Promise<void> {
+    this.#unsubscribe?.();
     const stopped = new Promise<void>((resolve) => this.#server.close(() => resolve()));
     for (const link of this.#links) link.close();
     await stopped;

@@ -44,8 +44,6 @@ const format = { service: "kms", version: 1 } as const;
 const migrations = new URL("./migrations/", import.meta.url);
 /** Longest that the service goes on with revocation data whose last authenticated refresh lies back. */
 const maxAgeMilliseconds = 5 * 60_000;
-/** How often the life that is left of each certificate is looked at. */
-const renewalCheckMilliseconds = 60_000;
 const denialFlushMilliseconds = 60_000;
 /** How long a start waits for the CA's first answer before it listens all the same, and answers 503 until the CA is back. */
 const firstRefreshMilliseconds = 3_000;
@@ -148,8 +146,8 @@ async function openIdentity({ identity: directory, ca, rootFingerprint }: Argume
   return identity;
 }
 
-/** Renews each certificate when less than a third of its life is left, and serves the new one to connections from then on. */
-function keepRenewed(identity: EnrolledIdentity, server: Server, log: Log): () => void {
+/** Renews each certificate in time, and serves the new one to connections from then on. */
+function keepRenewed(identity: EnrolledIdentity, server: Server, log: Log): void {
   identity.onRenewal((role) => {
     if (role === "server") {
       server.setSecureContext(listening(identity));
@@ -157,18 +155,7 @@ function keepRenewed(identity: EnrolledIdentity, server: Server, log: Log): () =
     }
     log.info({ role, notAfter: identity.credential(role).chain[0]?.notAfter }, "certificate renewed");
   });
-  let running = false;
-  const check = async () => {
-    for (const role of ["client", "server"] as const) if (identity.isRenewalDue(role)) await identity.renew(role);
-  };
-  const timer = setInterval(() => {
-    if (running) return;
-    running = true;
-    void check()
-      .catch((error: unknown) => log.warn({ err: error }, "a certificate could not be renewed; it is tried again in a minute"))
-      .finally(() => (running = false));
-  }, renewalCheckMilliseconds);
-  return () => clearInterval(timer);
+  identity.startRenewal();
 }
 
 function listening(identity: EnrolledIdentity) {
@@ -198,7 +185,7 @@ async function serve(options: Arguments, log: ServiceLog): Promise<void> {
     const server = createServer(listening(identity), listener);
     endChainsAtOwnAuthorities(server);
     server.on("secureConnection", (socket: TLSSocket) => sessions.admit(socket));
-    cleanup.unshift(keepRenewed(identity, server, log));
+    keepRenewed(identity, server, log);
     const flushing = setInterval(() => void service.flushDenials().catch((error: unknown) => log.error({ err: error }, "denials could not be counted")), denialFlushMilliseconds);
     cleanup.unshift(() => clearInterval(flushing));
 

@@ -41,6 +41,7 @@ export type { EnvelopeRecipient, ExpectedEnvelope } from "#agents/key-envelope.t
 export type { WatchedEvent } from "#agents/key-watch.ts";
 export type { GroupKey, KmsClient, NewKey, Page } from "#agents/kms-client.ts";
 export type { DialOptions, Link, LinkGroup, LinkListener, ListenOptions } from "#agents/link.ts";
+export { SecureKeyManagementSystem } from "#agents/secure-key-management-system.ts";
 export type { CertificateId } from "#pki/certificate.ts";
 export type { Identity, IdentityKind, Role } from "#pki/certificate-profile.ts";
 export type { Clock } from "#pki/clock.ts";

@@ -55,6 +55,9 @@ export interface EnrolmentOptions extends IdentityOptions {
   readonly keyType?: KeyType;
 }
 
+/** How often the life that is left of each certificate is looked at. */
+const renewalLookMilliseconds = 60_000;
+
 /**
  * An enrolled party: its URI, the keys that it made and never showed, their certificates by role, and what it knows of revocations.
  * On disk it is one directory of mode 0700; private keys are 0600. Agents, operators and the KMS are all one of these.
@@ -70,11 +73,14 @@ export class EnrolledIdentity {
   readonly #refresher: CrlRefresher;
   readonly #credentials = new Map<Role, Credential>();
   readonly #renewed = new Set<(role: Role) => void>();
+  readonly #log: Log;
+  #renewing: NodeJS.Timeout | undefined;
 
   private constructor(settings: Settings, root: Certificate, directory: string | undefined, options: IdentityOptions) {
     this.#settings = settings;
     this.#directory = directory;
     this.#clock = options.clock ?? systemClock;
+    this.#log = options.log ?? silentLog;
     this.identity = parseIdentityUri(settings.uri);
     this.trustAnchors = [root];
     this.revocation = new RevocationStore({
@@ -87,7 +93,7 @@ export class EnrolledIdentity {
     const certificates = (): Certificate[] => [...new Set([...this.#credentials.values()].flatMap(({ chain }) => chain))];
     const hosts = new Set([new URL(settings.caUrl).hostname.replace(/^\[|\]$/g, ""), ...(options.crlHosts ?? [])].map((host) => host.toLowerCase()));
     const furtherSources = [new DistributionPointSource({ certificates, hosts }), ...(directory === undefined ? [] : [new FolderSource(path.join(directory, crlFolder), certificates)])];
-    this.#refresher = new CrlRefresher({ store: this.revocation, source: this.#client, furtherSources, clock: this.#clock, log: options.log ?? silentLog });
+    this.#refresher = new CrlRefresher({ store: this.revocation, source: this.#client, furtherSources, clock: this.#clock, log: this.#log });
   }
 
   /**
@@ -209,6 +215,25 @@ export class EnrolledIdentity {
   }
 
   /** Whether the certificate of a role has expired. */
+  /** Renews each certificate of which less than a third of its life is left. @throws SignetError as {@link renew} */
+  async renewWhereDue(): Promise<void> {
+    for (const role of ["client", "server"] as const) if (this.hasRole(role) && this.isRenewalDue(role)) await this.renew(role);
+  }
+
+  /** Renews in the background, looking once a minute, until {@link stop}. What fails is logged and tried again. */
+  startRenewal(): void {
+    let underWay = false;
+    const look = (): void => {
+      if (underWay) return;
+      underWay = true;
+      void this.renewWhereDue()
+        .catch((error: unknown) => this.#log.warn({ err: error }, "a certificate could not be renewed; it is tried again in a minute"))
+        .finally(() => (underWay = false));
+    };
+    this.#renewing ??= setInterval(look, renewalLookMilliseconds).unref();
+    look();
+  }
+
   isExpired(role: Role): boolean {
     const [certificate] = this.credential(role).chain;
     return certificate === undefined || certificate.notAfter < this.#clock.now();
@@ -296,6 +321,7 @@ export class EnrolledIdentity {
 
   /** Ends the refresh and every connection to the CA. */
   stop(): void {
+    clearInterval(this.#renewing);
     this.#refresher.stop();
     this.#client.close();
   }

@@ -52,7 +52,7 @@ async function renewOrEnroll(invocation: Invocation): Promise<void> {
     }
     await identity.refreshRevocation();
     await completeRoles(identity);
-    for (const role of ["client", "server"] as const) if (identity.isRenewalDue(role)) await identity.renew(role);
+    await identity.renewWhereDue();
   } finally {
     identity.stop();
   }

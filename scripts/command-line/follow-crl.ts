@@ -179,7 +179,7 @@ async function check(identity: EnrolledIdentity, notices: Notices | undefined): 
   if (missing === undefined) notices?.over("not-ready");
   else notices?.notice("not-ready", `signet: the CRLs in the file are old: waiting for ${missing}. A server refuses everybody once a CRL has ended, and accepts whoever was revoked since until then.`);
   try {
-    if (identity.isRenewalDue("client")) await identity.renew("client");
+    await identity.renewWhereDue();
   } catch (error) {
     const refusal = asSignetError(error);
     notices?.notice(refusal.code, errorLine(new SignetError(refusal.code, `${identity.identity.uri} could not be renewed, and is tried again: ${refusal.message}`, { details: refusal.details })));

@@ -1,10 +1,12 @@
+import { once } from "node:events";
 import path from "node:path";
+import tls from "node:tls";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Agent } from "#agents/agent.ts";
 import { KmsClient } from "#agents/kms-client.ts";
-import { identityUri } from "#pki/certificate-profile.ts";
+import { identityUri, type Role } from "#pki/certificate-profile.ts";
 import { systemClock } from "#pki/clock.ts";
-import { MutualAgent } from "#pki/mtls.ts";
+import { alpn, MutualAgent } from "#pki/mtls.ts";
 import { startSystem, type RunningSystem } from "../support/system.ts";
 import { temporaryDirectory } from "../support/temporary-directory.ts";
 
@@ -94,16 +96,26 @@ describe("an agent at the KMS", () => {
   });
 });
 
-test("an agent that was enrolled into a directory is opened from it with both roles, and its renewed certificate is used", async () => {
+test("an agent that was enrolled into a directory is opened from it with both roles, and renews both by itself where that is due, for listeners too", async () => {
   const directory = path.join(temporaryDirectory(), "carol");
   const enrolled = await system.enroll("carol", { directory });
   await enrolled.close();
   const carol = await Agent.open(directory, { kmsUrl: system.kmsUrl });
   const before = (await carol.kms.whoami()).certificate.serialNumber;
-  await carol.enrolled.renew("client");
   const listener = await carol.listen({ onLink: () => {} });
+  const renewed = new Promise<void>((resolve) => carol.enrolled.onRenewal((role) => role === "server" && resolve()));
+  // What the passing of time would say; renewal itself is the CA's and real.
+  const due = new Set<Role>(["client", "server"]);
+  carol.enrolled.isRenewalDue = (role) => due.delete(role);
+  carol.enrolled.startRenewal();
+  await renewed;
   const link = await alice.dial("carol", { host: "127.0.0.1", port: listener.port });
   expect(link.peer.name).toBe("carol");
+  const { privateKey, chain } = alice.enrolled.credential("client");
+  const socket = tls.connect({ port: listener.port, key: privateKey.export({ type: "pkcs8", format: "pem" }), cert: chain.map((each) => each.toPem()).join(""), ca: alice.enrolled.trustAnchors.map((each) => each.toPem()), ALPNProtocols: [alpn.link], checkServerIdentity: () => undefined });
+  await once(socket, "secureConnect");
+  expect(socket.getPeerX509Certificate()?.serialNumber.toLowerCase()).toBe(carol.enrolled.credential("server").chain[0]?.serialNumber);
+  socket.destroy();
   await carol.close();
   expect((await link.closed).code).toBe("link-closed");
   const reopened = await Agent.open(directory, { kmsUrl: system.kmsUrl });
