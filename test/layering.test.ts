@@ -38,3 +38,9 @@ test.each(Object.entries(mayImport))("%s imports no folder but %j", (folder, all
   });
   expect(crossings).toEqual([]);
 });
+
+test("no page holds what an unfinished merge leaves", () => {
+  const pages = readdirSync(root).filter((name) => name.endsWith(".md"));
+  expect(pages).toContain("DESIGN.md");
+  expect(pages.filter((name) => /^(?:<{7}|={7}|>{7})(?: |$)/m.test(readFileSync(path.join(root, name), "utf8")))).toEqual([]);
+});
