@@ -40,6 +40,8 @@ export interface Comparison<Metric extends string> {
   readonly rows: readonly { readonly metric: Metric; readonly name: string; readonly unit: string; readonly goal?: Goal }[];
   /** How often each arm is sampled, unless the caller of `compare` says otherwise. */
   readonly rounds?: number;
+  /** Rounds before the counted ones; one where none is given. More where a sample is short enough for its compilation to show. */
+  readonly warmUpRounds?: number;
   readonly project: () => Promise<Sample<Metric>>;
   /** The same work without Signet; absent where there is nothing to set the value against. */
   readonly baseline?: () => Promise<Sample<Metric>>;
@@ -50,16 +52,17 @@ export const atMost = (bound: number, of: Goal["of"] = "ratio"): Goal => ({ of, 
 
 /**
  * Samples project and baseline in turn (A B A B ...), so that whatever else the machine does meets both alike.
- * One round before the counted ones warms both up.
+ * Rounds before the counted ones warm both up.
  */
 export async function compare<Metric extends string>(comparison: Comparison<Metric>, rounds?: number): Promise<MeasuredRow[]> {
   const project: Sample<Metric>[] = [];
   const baseline: Sample<Metric>[] = [];
   const counted = rounds ?? comparison.rounds ?? 7;
-  for (let round = 0; round <= counted; round++) {
+  const warmUps = comparison.warmUpRounds ?? 1;
+  for (let round = 0; round < warmUps + counted; round++) {
     const projectSample = await comparison.project();
     const baselineSample = await comparison.baseline?.();
-    if (round === 0) continue;
+    if (round < warmUps) continue;
     project.push(projectSample);
     if (baselineSample !== undefined) baseline.push(baselineSample);
   }
