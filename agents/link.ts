@@ -405,7 +405,9 @@ function negotiatedGroup(socket: TLSSocket): string | undefined {
 function verifyPeer(socket: TLSSocket, self: LinkParty, clock: Clock, purpose: KeyPurpose): { proof: NotRevoked; peer: Identity } {
   const [endEntity, ...intermediates] = presentedChain(purpose === "clientAuth" ? socket.getPeerX509Certificate() : socket.getPeerCertificate(true));
   if (endEntity === undefined) throw new SignetError("client-certificate-required", "The peer showed no certificate.");
-  const path = validatePath({ endEntity, intermediates, trustAnchors: self.trustAnchors, purpose, at: clock.now() });
+  // OpenSSL lets a dialler through who shows its end entity alone, where the listener's own CAs issued it: see mutualServerOptions.
+  const own = purpose === "clientAuth" ? self.credential("server").chain.slice(1) : [];
+  const path = validatePath({ endEntity, intermediates: [...intermediates, ...own], trustAnchors: self.trustAnchors, purpose, at: clock.now() });
   const peer = checkProfile(path);
   const proof = self.revocation.check(path);
   if (peer.uri === self.identity.uri) throw new SignetError("peer-is-self", "The peer shows one's own identity.");

@@ -58,7 +58,7 @@ export async function serveAuthority(authority: Authority, { clock, log }: { rea
     publicationUrl: listenerUrl(settings, "http", settings.publicationPort),
   };
   const { revocation, stop: stopRefreshing } = ownRevocation(authority, clock, log);
-  const sessions = new PeerSessions({ trustAnchors: [root], revocation, clock, purpose: "clientAuth", alpn: alpn.http });
+  const sessions = new PeerSessions({ trustAnchors: [root], authorities: () => authority.serverCredential.chain.slice(1), revocation, clock, purpose: "clientAuth", alpn: alpn.http });
   const http = new AuthorityHttp(authority, sessions, urls);
   const mutualOptions = () => mutualServerOptions({ credential: authority.serverCredential, trustAnchors: [root], alpn: alpn.http });
   const enrolmentOptions = () => serverOnlyOptions({ credential: authority.serverCredential, alpn: alpn.http, root });

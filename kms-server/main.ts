@@ -176,7 +176,7 @@ async function serve(options: Arguments, log: ServiceLog): Promise<void> {
     const identity = await openIdentity(options, log);
     cleanup.unshift(() => identity.stop());
     const { revocation, trustAnchors } = identity;
-    const sessions = new PeerSessions({ trustAnchors, revocation, clock: systemClock, purpose: "clientAuth" });
+    const sessions = new PeerSessions({ trustAnchors, authorities: () => identity.credential("server").chain.slice(1), revocation, clock: systemClock, purpose: "clientAuth" });
     const service = await KeyService.open({ engine, auditLog, unsealKey, recheck: (peer) => sessions.recheck(peer), clock: systemClock, trustDomain: identity.identity.trustDomain });
     cleanup.unshift(() => service.flushDenials());
 

@@ -107,8 +107,11 @@ export interface PeerSessionsOptions {
   readonly clock: Clock;
   readonly purpose: KeyPurpose;
   readonly alpn?: string;
-  /** CAs that a peer need not show: a browser leaves out those that the server has named as acceptable. They are judged like any others. */
-  readonly authorities?: readonly Certificate[];
+  /**
+   * The CAs of the server's own chain, asked for at each handshake. A peer need not show them (a browser leaves out those that the server has named as
+   * acceptable), and where they lead to a path, the chain that it shows is not read. They are judged like any others.
+   */
+  readonly authorities?: () => readonly Certificate[];
 }
 
 /**
@@ -118,12 +121,9 @@ export interface PeerSessionsOptions {
 export class PeerSessions {
   readonly #options: PeerSessionsOptions;
   readonly #admissions = new Map<TLSSocket, Admission>();
-  /** CAs of paths that were valid, first in, first out. */
-  readonly #authorities: Certificate[];
 
   constructor(options: PeerSessionsOptions) {
     this.#options = options;
-    this.#authorities = [...(options.authorities ?? [])];
     options.revocation.onRevoked((added) => {
       if (added.length === 0 || this.#admissions.size === 0) return;
       const revoked = new Set(added.map(certificateIdKey));
@@ -200,20 +200,24 @@ export class PeerSessions {
   #judge(socket: TLSSocket): Admission {
     try {
       requireAlpn(socket, this.#options.alpn ?? alpn.http);
-      return this.#throughKnownAuthorities(socket) ?? this.#throughShownChain(socket);
+      return this.#throughOwnAuthorities(socket) ?? this.#throughShownChain(socket);
     } catch (error) {
       return { refusal: error instanceof SignetError ? error : new SignetError("internal", "The certificate could not be checked.", { cause: error }) };
     }
   }
 
-  /** A path by way of CAs that earlier paths went through, which spares reading the chain. Where none holds, the chain that was shown decides, and says why. */
-  #throughKnownAuthorities(socket: TLSSocket): Admission | undefined {
-    if (this.#authorities.length === 0) return undefined;
+  /**
+   * A path by way of the server's own CAs, which spares reading the chain. Where none holds, the chain that was shown decides, and says why. CAs that earlier
+   * callers showed are not among them: who called before would change the verdict on a caller who shows less.
+   */
+  #throughOwnAuthorities(socket: TLSSocket): Admission | undefined {
+    const authorities = this.#options.authorities?.() ?? [];
+    if (authorities.length === 0) return undefined;
     const endEntity = presentedEndEntity(socket);
     if (endEntity === undefined) return undefined;
     try {
-      const path = this.#validate(endEntity, this.#authorities);
-      // Here and not with the first request alone: where the CA that is known has been revoked, the peer may have shown another.
+      const path = this.#validate(endEntity, authorities);
+      // Here and not with the first request alone: where that CA has been revoked, the peer may have shown another.
       return { ...this.#admissionOf(path), proof: this.#options.revocation.check(path) };
     } catch (error) {
       if (error instanceof SignetError) return undefined;
@@ -224,13 +228,7 @@ export class PeerSessions {
   #throughShownChain(socket: TLSSocket): Admission {
     const [endEntity, ...intermediates] = presentedChain(socket.getPeerX509Certificate());
     if (endEntity === undefined) throw new SignetError("client-certificate-required", "No certificate was shown.");
-    const path = this.#validate(endEntity, intermediates);
-    for (const authority of path.chain.slice(1, -1)) {
-      if (this.#authorities.includes(authority)) continue;
-      this.#authorities.push(authority);
-      if (this.#authorities.length > authoritiesLimit) this.#authorities.shift();
-    }
-    return this.#admissionOf(path);
+    return this.#admissionOf(this.#validate(endEntity, intermediates));
   }
 
   #admissionOf(path: ValidatedPath) {
@@ -242,9 +240,6 @@ export class PeerSessions {
     return validatePath({ endEntity, intermediates, trustAnchors, purpose, at: clock.now() });
   }
 }
-
-/** A deployment has one issuing CA, or two while it changes them. */
-const authoritiesLimit = 4;
 
 /**
  * Ends a connection for its peer, and takes what that still sends for a while: closing one with octets unread is a reset, which overtakes the

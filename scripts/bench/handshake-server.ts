@@ -34,7 +34,7 @@ process.once("message", (setup: HandshakeServerSetup) => {
   if (checks) {
     const revocation = new RevocationStore({ trustAnchors, floors: memoryFloors(), clock: systemClock, maxAgeMilliseconds });
     for (const crl of setup.crls) revocation.accept(crl, credential.chain);
-    const sessions = new PeerSessions({ trustAnchors, revocation, clock: systemClock, purpose: "clientAuth" });
+    const sessions = new PeerSessions({ trustAnchors, authorities: () => credential.chain.slice(1), revocation, clock: systemClock, purpose: "clientAuth" });
     server.on("secureConnection", (socket) => {
       sessions.admit(socket);
       sessions.peer(socket);

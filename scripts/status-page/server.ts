@@ -62,8 +62,7 @@ export async function serveStatusPage(options: StatusPageOptions): Promise<Runni
   } else {
     const { operator } = source;
     const credential = await StatusCredential.obtain(source.ca, log);
-    const authorities = credential.current.chain.slice(1);
-    const sessions = new PeerSessions({ trustAnchors: operator.trustAnchors, authorities, revocation: operator.revocation, clock: source.clock, purpose: "clientAuth", alpn: alpn.http });
+    const sessions = new PeerSessions({ trustAnchors: operator.trustAnchors, authorities: () => credential.current.chain.slice(1), revocation: operator.revocation, clock: source.clock, purpose: "clientAuth", alpn: alpn.http });
     const tlsOptions = () => mutualServerOptions({ credential: credential.current, trustAnchors: operator.trustAnchors, alpn: alpn.http });
     const tlsServer = createTlsServer(tlsOptions(), application());
     tlsServer.on("secureConnection", (socket: TLSSocket) => sessions.admit(socket));

@@ -74,6 +74,13 @@ afterEach(async () => {
 });
 
 describe("a link", () => {
+  test("is opened for an agent that leaves out the CA which the listener's own chain holds, as at the services", async () => {
+    const { links, to } = await listening(bob);
+    const bare: LinkParty = { ...alice, credential: (role) => ({ ...alice.credential(role), chain: alice.credential(role).chain.slice(0, 1) }) };
+    await dial(bare, to);
+    expect((await links.take()).peer.uri).toBe(uri("alice"));
+  });
+
   test("carries messages both ways, whole and in order, between two agents that know each other's identity", async () => {
     const { links, to } = await listening(bob);
     const dialled = await dial(alice, to);

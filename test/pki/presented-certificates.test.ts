@@ -32,13 +32,14 @@ function shown([certificate, ...rest]: readonly Certificate[]): NonNullable<Para
 const read = (...chain: readonly Certificate[]): Certificate[] => presentedChain(shown(chain));
 
 /** A server that ends each connection with the name of its caller, or the code of the refusal; `move` moves the clock that callers are judged by. */
-async function serve(i: { trustAnchors?: readonly Certificate[]; options?: tls.TlsOptions; partial?: boolean; onSocket?: (socket: TLSSocket) => void } = {}) {
+async function serve(i: { trustAnchors?: readonly Certificate[]; options?: tls.TlsOptions; partial?: boolean; authorities?: readonly Certificate[]; onSocket?: (socket: TLSSocket) => void } = {}) {
   let moved = 0;
   const clock: Clock = { now: () => new Date(Date.now() + moved), monotonicMilliseconds: () => systemClock.monotonicMilliseconds() };
   const revocation = new RevocationStore({ trustAnchors: [authority.root], floors: memoryFloors(), clock, maxAgeMilliseconds: hour });
   revocation.accept(authority.rootCrl([]).der, []);
   revocation.accept(authority.leafCrl([]).der, [authority.issuing]);
-  const sessions = new PeerSessions({ trustAnchors: i.trustAnchors ?? [authority.root], revocation, clock, purpose: "clientAuth" });
+  const authorities = () => i.authorities ?? [authority.issuing];
+  const sessions = new PeerSessions({ trustAnchors: i.trustAnchors ?? [authority.root], authorities, revocation, clock, purpose: "clientAuth" });
   const server = tls.createServer({ ...mutualServerOptions({ credential: service, trustAnchors: [authority.root], alpn: alpn.http }), ...i.options });
   if (i.partial !== false) endChainsAtOwnAuthorities(server);
   server.on("secureConnection", (socket) => {
@@ -167,6 +168,14 @@ test("whom OpenSSL lets through is judged up to the anchor by Signet's own valid
   expect(await call()).toBe("signature-invalid");
   const stranger = await foreign.issue({ role: "client", name: "alice" });
   expect(await call({ privateKey: stranger.privateKey, chain: [stranger.certificate, foreign.issuing] })).toBe("");
+});
+
+test("the verdict on a caller who shows no CA is the same whoever called before", async () => {
+  const bare = { ...alice, chain: alice.chain.slice(0, 1) };
+  const own = await serve();
+  expect([await own.call(bare), await own.call(), await own.call(bare)]).toEqual(["alice", "alice", "alice"]);
+  const foreign = await serve({ authorities: [] });
+  expect([await foreign.call(bare), await foreign.call(), await foreign.call(bare)]).toEqual(["path-not-found", "alice", "path-not-found"]);
 });
 
 test("a caller who shows a CA's new certificate is served though the one that is known has been revoked", async () => {
