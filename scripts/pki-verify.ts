@@ -53,7 +53,11 @@ export interface VerifyStreams {
 export async function pkiVerify(args: readonly string[], streams: VerifyStreams = process): Promise<number> {
   try {
     const { values, positionals } = readArguments(args);
-    if (values.jsonl === true) return await answerLines(streams);
+    if (values.jsonl === true) {
+      const besides = [...Object.keys(values).filter((name) => name !== "jsonl").map((name) => `--${name}`), ...positionals];
+      if (besides.length > 0) throw new Unusable(`with --jsonl each request says all that it asks for; nothing else goes with it: ${besides.join(" ")}`);
+      return await answerLines(streams);
+    }
     verify(await readRequest(values, positionals));
     streams.stdout.write("valid\n");
     return exit.accept;

@@ -157,8 +157,7 @@ function brokenRules(object: PkiObject, certificates: readonly Certificate[], cr
       lintCertificate(object.value, { ...(issuer === undefined ? {} : { issuer }), ...(profile === undefined ? {} : { profile }) });
     } else if (object.kind === "crl") {
       const issuer = issuerOf(object.value, certificates);
-      const { isDelta, baseCrlNumber } = object.value;
-      const base = isDelta ? crls.find((each) => !each.isDelta && each.issuer.equals(object.value.issuer) && each.crlNumber === baseCrlNumber) : undefined;
+      const base = object.value.isDelta ? baseOf(object.value, crls) : undefined;
       lintCrl(object.value, { ...(issuer === undefined ? {} : { issuer }), ...(base === undefined ? {} : { base }) });
     }
     return undefined;
@@ -166,6 +165,13 @@ function brokenRules(object: PkiObject, certificates: readonly Certificate[], cr
     if (error instanceof SignetError && error.code === "lint-failed") return error.message;
     throw error;
   }
+}
+
+/** The complete CRL that a delta changes. Shards share numbers: the one of the delta's own scope comes first, and another is linted as the wrong one that it is. */
+function baseOf(delta: CertificateRevocationList, crls: readonly CertificateRevocationList[]): CertificateRevocationList | undefined {
+  const candidates = crls.filter((each) => !each.isDelta && each.issuer.equals(delta.issuer) && each.crlNumber === delta.baseCrlNumber);
+  const scopeOf = ({ issuingDistributionPoint: point }: CertificateRevocationList): string => (point === undefined ? "" : Buffer.from(point.der).toString("latin1"));
+  return candidates.find((each) => scopeOf(each) === scopeOf(delta)) ?? candidates[0];
 }
 
 function issuerOf(signed: Certificate | CertificateRevocationList, certificates: readonly Certificate[]): Certificate | undefined {

@@ -181,6 +181,7 @@ describe("the command", () => {
     ["cannot use a file of anchors without one", ["--trust", crls, "--crl-check", "none", leafFile], 2, ""],
     ["cannot use what is no address", [...asked, "--crl-check", "none", "--ip", "a.example.com", leafFile], 2, ""],
     ["reads DER", [...asked, "--crl-check", "none", leafDer], 0, "valid\n"],
+    ["takes no option that --jsonl would leave aside", ["--jsonl", "--strict", "--crl-check", "chain", "--min-rsa-bits", "2048"], 2, ""],
     ["does not support an option that it does not know", [...asked, "--crl-check", "none", "--ocsp", leafFile], 3, ""],
     ["does not support a purpose that it does not know", [...asked.slice(0, -1), "ipsecUser", "--crl-check", "none", leafFile], 3, ""],
   ])("%s", async (_, args, code, stdout) => {

@@ -9,7 +9,7 @@ import { defineSignet, signet } from "#scripts/command-line/signet.ts";
 import { withExample } from "#scripts/command-line/program.ts";
 import { createCsr, generateKeyPair } from "#pki/keys.ts";
 import { pemEncode } from "#pki/pem.ts";
-import { testAuthority } from "#test/support/pki.ts";
+import { crlExtensions, forgeCrl, testAuthority, uri } from "#test/support/pki.ts";
 import { temporaryDirectory } from "#test/support/temporary-directory.ts";
 import { recordedTerminal } from "#test/support/terminal.ts";
 
@@ -142,6 +142,12 @@ describe("signet", () => {
     const pem = [certificate, authority.issuing, authority.root].map((each) => each.toPem()).join("") + authority.leafCrl([]).toPem();
     const good = await run(["pki", "lint", "-", "--json"], pem);
     expect(JSON.parse(good.out)).toStrictEqual({ results: ["certificate", "certificate", "certificate", "crl"].map((type) => ({ file: "-", type, holds: true })) });
+    // Shards share numbers: a delta is held against the base of its own scope, in whatever order they come.
+    const shard = (name: string, ...more: Uint8Array[]) =>
+      forgeCrl({ issuer: authority.issuing.subject, extensions: [crlExtensions.authorityKeyIdentifier(authority.issuing.extensions.subjectKeyIdentifier ?? ""), crlExtensions.crlNumber(7), crlExtensions.issuingDistributionPoint({ fullName: uri(name), user: true }), ...more] }, authority.issuingKeys.privateKey).toPem();
+    const freshest = crlExtensions.freshestCrl("http://localhost/1-delta.crl");
+    const shards = shard("http://localhost/0.crl", freshest) + shard("http://localhost/1.crl", freshest) + shard("http://localhost/1.crl", crlExtensions.deltaCrlIndicator(7));
+    expect(await run(["pki", "lint", "-"], authority.issuing.toPem() + shards)).toMatchObject({ exitCode: 0 });
     const long = authority.leafCrl([], { nextUpdate: new Date(Date.now() + 400 * 86_400_000) });
     expect((await run(["pki", "lint", "-"], authority.issuing.toPem() + long.toPem())).exitCode).toBe(5);
   });
