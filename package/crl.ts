@@ -30,5 +30,5 @@ export { isErrorCode, SignetError } from "#pki/errors.ts";
 export type { ErrorCode, ErrorDetails } from "#pki/errors.ts";
 export { signerFromKey } from "#pki/keys.ts";
 export type { Signer } from "#pki/keys.ts";
-export { fileFloors, memoryFloors, RevocationStore } from "#pki/revocation.ts";
+export { createFloors, fileFloors, memoryFloors, RevocationStore } from "#pki/revocation.ts";
 export type { AcceptedCrl, CrlFloor, CrlFloors, CrlOrigin, CrlStatus, NotRevoked, RevocationStoreOptions } from "#pki/revocation.ts";

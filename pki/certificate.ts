@@ -94,7 +94,7 @@ export class Certificate {
     let uniqueIdentifiers = 0;
     for (const number of [1, 2]) {
       if (tbs.peek() !== contextTag(number)) continue;
-      tbs.next();
+      tbs.skipBitString(contextTag(number));
       uniqueIdentifiers++;
     }
     this.hasUniqueIdentifiers = uniqueIdentifiers > 0;

@@ -62,6 +62,7 @@ export class PackedRevocations {
   constructor(serialOctets: number, serials: Uint8Array, revocationTimes: Uint32Array, reasons: Uint8Array) {
     const count = revocationTimes.length;
     if (serialOctets < 1 || serialOctets > 20 || serials.length !== count * serialOctets || reasons.length !== count) throw new SignetError("internal", "Packed revocations of unequal lengths.");
+    if (reasons.some((reason) => reasonCodes[reason] === undefined)) throw new SignetError("internal", "Packed revocations with a reason that does not exist.");
     this.serialOctets = serialOctets;
     this.serials = serials;
     this.revocationTimes = revocationTimes;
@@ -103,6 +104,9 @@ function writerFor(content: CrlContent): EntryWriter {
   const { issuer } = content;
   const keyIdentifier = issuer.extensions.subjectKeyIdentifier;
   if (keyIdentifier === undefined) throw new SignetError("profile-violation", "A CRL issuer needs a subjectKeyIdentifier.");
+  const { crlNumber, baseCrlNumber = 0n } = content;
+  if (!isCrlNumber(crlNumber) || !isCrlNumber(baseCrlNumber)) throw new SignetError("internal", "A CRLNumber is from 0 up and takes 20 octets at most (RFC 5280 section 5.2.3).");
+  for (const time of [content.thisUpdate, content.nextUpdate]) requireEncodableTime(time);
   const before = [encodeInteger(1), content.signatureAlgorithm, issuer.subject.der, encodeTime(content.thisUpdate), encodeTime(content.nextUpdate)];
   const extensions = [
     extension(oid.authorityKeyIdentifier, false, encodeSequence(encode(contextTag(0), Buffer.from(keyIdentifier, "hex")))),
@@ -114,6 +118,15 @@ function writerFor(content: CrlContent): EntryWriter {
   const after = encodeExplicit(0, encodeSequence(...extensions));
   return new EntryWriter(before, after);
 }
+
+const isCrlNumber = (number: bigint): boolean => number >= 0n && number < 1n << 159n;
+
+/** Years have four digits (RFC 5280 section 4.1.2.5); a date of no time at all has none. */
+function requireEncodableTime(time: Date): void {
+  if (!(time.getTime() >= earliestTime && time.getTime() < endOfTime)) throw new SignetError("internal", "No time that a CRL can say.");
+}
+const earliestTime = Date.parse("0000-01-01T00:00:00Z");
+const endOfTime = Date.UTC(10_000, 0);
 
 function extension(extensionOid: string, critical: boolean, value: Uint8Array): Buffer {
   return encodeSequence(encodeObjectIdentifier(extensionOid), ...(critical ? [encodeBoolean(true)] : []), encodeOctetString(value));
@@ -178,6 +191,7 @@ class EntryWriter {
         this.#reserve(entryOctetsLimit);
         const serial = Buffer.from(serialNumber, "hex");
         if (serial.length === 0 || serial.length > 20 || serial.length * 2 !== serialNumber.length) throw new SignetError("internal", "Not a serial number in hex.", { details: { serialNumber } });
+        requireEncodableTime(revocationDate);
         const time = this.#time(Math.floor(revocationDate.getTime() / 1000));
         this.#length = writeEntry(withView(this.#buffer), this.#length, withView(serial), 0, serial.length, time, reason === undefined ? 0 : reasonCodes.indexOf(reason));
       }

@@ -1,4 +1,5 @@
-import { readFileSync } from "node:fs";
+import { closeSync, openSync, readFileSync } from "node:fs";
+import { DatabaseSync } from "node:sqlite";
 import { z } from "zod";
 import { writeFileDurably } from "./durable-file.ts";
 import { SignetError } from "./errors.ts";
@@ -36,26 +37,58 @@ export function memoryFloors(): CrlFloors {
 }
 
 /**
- * Floors in one JSON file of mode 0600, replaced whole. Several processes of one party may share it: a raise reads it anew and never puts back what
- * another process has raised.
- * @throws SignetError data-directory-corrupt | file-unusable
+ * Floors in one JSON file of mode 0600, replaced whole, which {@link createFloors} has made. Several processes of one party may share it: a raise reads it
+ * anew, and between its reading and its writing no other process writes.
+ * @throws SignetError data-directory-corrupt (also where the file is missing) | file-unusable
  */
 export function fileFloors(file: string): CrlFloors {
-  return new Floors(new Map(readFloors(file)?.scopes), (scope, floor, known) => {
-    const stored = readFloors(file) ?? { scopes: known, lowered: [] };
-    const other = stored.scopes.get(scope);
-    if (other !== undefined && other.digest !== floor.digest && (other.crlNumber >= floor.crlNumber || other.thisUpdate >= floor.thisUpdate)) {
-      throw new SignetError("crl-rollback", `The CRL has the number ${floor.crlNumber}, and another process of this party has seen number ${other.crlNumber}.`, {
-        details: { crlNumber: floor.crlNumber.toString(), seen: other.crlNumber.toString() },
-      });
-    }
-    writeFloors(file, { scopes: new Map(stored.scopes).set(scope, floor), lowered: stored.lowered });
+  const atStart = readFloors(file);
+  if (atStart === undefined) {
+    throw new SignetError("data-directory-corrupt", `${file} is missing, without which revoked certificates could pass again. Restore it; for a new party alone it is made with createFloors.`);
+  }
+  return new Floors(new Map(atStart.scopes), (scope, floor, known) =>
+    whileLocked(file, () => {
+      const stored = readFloors(file) ?? { scopes: known, lowered: [] };
+      const other = stored.scopes.get(scope);
+      if (other !== undefined && other.digest !== floor.digest && (other.crlNumber >= floor.crlNumber || other.thisUpdate >= floor.thisUpdate)) {
+        throw new SignetError("crl-rollback", `The CRL has the number ${floor.crlNumber}, and another process of this party has seen number ${other.crlNumber}.`, {
+          details: { crlNumber: floor.crlNumber.toString(), seen: other.crlNumber.toString() },
+        });
+      }
+      writeFloors(file, { scopes: new Map(stored.scopes).set(scope, floor), lowered: stored.lowered });
+    }),
+  );
+}
+
+/** An empty file of floors for a new party, so that one that is missing later is noticed. An existing one is left alone. @throws SignetError data-directory-corrupt | file-unusable | storage-unavailable */
+export function createFloors(file: string): void {
+  whileLocked(file, () => {
+    if (readFloors(file) === undefined) writeFloors(file, { scopes: new Map(), lowered: [] });
   });
 }
 
-/** An empty file of floors for a new party, so that one that is missing later is noticed. An existing one is left alone. */
-export function createFloors(file: string): void {
-  if (readFloors(file) === undefined) writeFloors(file, { scopes: new Map(), lowered: [] });
+/** Another process reads and writes a few hundred octets while it has the lock: one that has waited for so long waits for a disk that has stopped. */
+const lockMilliseconds = 10_000;
+
+/**
+ * Runs `action` while no other process changes the floors in `file`. The lock is the operating system's, taken through SQLite on an empty file beside it: it
+ * ends with the process however that dies, so that nothing stale is left, and nobody has to guess whether a holder lives.
+ */
+function whileLocked<T>(file: string, action: () => T): T {
+  const lockFile = `${file}.lock`;
+  let lock: DatabaseSync | undefined;
+  try {
+    try {
+      closeSync(openSync(lockFile, "a", 0o600));
+      lock = new DatabaseSync(lockFile, { timeout: lockMilliseconds });
+      lock.exec("BEGIN EXCLUSIVE");
+    } catch (cause) {
+      throw new SignetError("storage-unavailable", `${lockFile} could not be locked, which keeps floors of CRLs from being lost.`, { cause });
+    }
+    return action();
+  } finally {
+    lock?.close();
+  }
 }
 
 /** Floors that were taken away from a file; undefined where there is no file. @throws SignetError data-directory-corrupt | file-unusable */
@@ -73,13 +106,15 @@ export function lowerFloorsAfterRestore(file: string, i: { readonly scope?: stri
   const { scope: wanted, at } = i;
   const reason = i.reason.trim();
   if (reason === "" || reason.length > 500) throw new SignetError("usage", "A floor is lowered for a reason, of 500 characters at most.");
-  const lost = { scopes: new Map([["unknown, since the file was missing", { crlNumber: 0n, thisUpdate: new Date(0), digest: "" }]]), lowered: [] };
-  const stored: StoredFloors = readFloors(file) ?? lost;
-  const given = [...stored.scopes].filter(([scope]) => wanted === undefined || scope === wanted);
-  if (wanted !== undefined && given.length === 0) throw new SignetError("not-found", `${file} holds no floor of the scope ${wanted}.`);
-  const lowered = given.map(([scope, { crlNumber, thisUpdate }]) => ({ scope, crlNumber, thisUpdate, at, reason }));
-  writeFloors(file, { scopes: new Map([...stored.scopes].filter(([scope]) => !given.some(([taken]) => taken === scope))), lowered: [...stored.lowered, ...lowered] });
-  return lowered;
+  return whileLocked(file, () => {
+    const lost = { scopes: new Map([["unknown, since the file was missing", { crlNumber: 0n, thisUpdate: new Date(0), digest: "" }]]), lowered: [] };
+    const stored: StoredFloors = readFloors(file) ?? lost;
+    const given = [...stored.scopes].filter(([scope]) => wanted === undefined || scope === wanted);
+    if (wanted !== undefined && given.length === 0) throw new SignetError("not-found", `${file} holds no floor of the scope ${wanted}.`);
+    const lowered = given.map(([scope, { crlNumber, thisUpdate }]) => ({ scope, crlNumber, thisUpdate, at, reason }));
+    writeFloors(file, { scopes: new Map([...stored.scopes].filter(([scope]) => !given.some(([taken]) => taken === scope))), lowered: [...stored.lowered, ...lowered] });
+    return lowered;
+  });
 }
 
 type Raise = (scope: string, floor: CrlFloor, known: ReadonlyMap<string, CrlFloor>) => void;

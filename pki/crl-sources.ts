@@ -13,11 +13,16 @@ export const longestCrlBytes = 64 * 1024 * 1024;
 /** For one CRL, all redirects included. */
 const fetchMilliseconds = 60_000;
 const mostRedirects = 3;
+/** Ports below are assigned to services (RFC 6335 section 6). */
+const systemPorts = 1024;
 
 export interface DistributionPointOptions {
   /** Certificates of a validated path: their distribution points are asked, and they may have issued the CRLs. */
   readonly certificates: () => readonly Certificate[];
-  /** Hosts that may be asked (host names, or addresses without brackets), in lower case; a redirect leads to no other. */
+  /**
+   * Hosts that may be asked (host names, or addresses without brackets), in lower case; a redirect leads to no other. With a port (`host:8080`, `[::1]:8080`) at
+   * that port; without, at port 80 and at those from 1024 up: below are services of other kinds (RFC 6335 section 6), which are not to be sent requests.
+   */
   readonly hosts: ReadonlySet<string>;
   readonly timeoutMilliseconds?: number;
   readonly maximumBytes?: number;
@@ -63,7 +68,10 @@ export class DistributionPointSource implements CrlSource {
 
   #allowed(url: URL | null): URL | undefined {
     if (url === null || url.protocol !== "http:" || url.username !== "" || url.password !== "") return undefined;
-    return this.#options.hosts.has(url.hostname.replace(/^\[|\]$/g, "").toLowerCase()) ? url : undefined;
+    const { hosts } = this.#options;
+    const port = url.port === "" ? 80 : Number(url.port);
+    const isAnyHosts = port === 80 || port >= systemPorts;
+    return (isAnyHosts && hosts.has(url.hostname.replace(/^\[|\]$/g, ""))) || hosts.has(`${url.hostname}:${port}`) ? url : undefined;
   }
 
   #get(url: URL, etag: string | undefined, signal: AbortSignal): Promise<{ readonly redirectedTo?: undefined; readonly crl: FetchedCrl } | { readonly redirectedTo: string }> {

@@ -68,6 +68,10 @@ export class CertificateRevocationList {
   /** Whether thisUpdate and nextUpdate are in the form of RFC 5280 section 5.1.2.4. */
   readonly hasPrescribedTimes: boolean;
   readonly version: 1 | 2;
+  /** Whether every revocationDate is in that form too (RFC 5280 section 5.1.2.6). */
+  readonly hasPrescribedRevocationDates: boolean;
+  /** Whether every certificateIssuer is critical (RFC 5280 section 5.3.3). */
+  readonly hasCriticalCertificateIssuers: boolean;
   /** Reasons that occur among the entries. */
   readonly reasonsPresent: ReadonlySet<ReasonCode>;
   /** OIDs of entry extensions that are critical somewhere. */
@@ -105,7 +109,7 @@ export class CertificateRevocationList {
     this.hasPrescribedTimes = thisUpdateTag === prescribedTimeTag(this.thisUpdate.getTime()) && nextUpdateTag === prescribedTimeTag(this.nextUpdate.getTime());
     this.version = version2 ? 2 : 1;
 
-    const walk: EntryWalk = { size: 0, issuerRuns: [], unknownCritical: new Set(), critical: new Set(), reasonBits: 0 };
+    const walk: EntryWalk = { size: 0, issuerRuns: [], unknownCritical: new Set(), critical: new Set(), reasonBits: 0, prescribedDates: true, criticalIssuers: true };
     if (tbs.peek() === tag.sequence) {
       tbs.expect(tag.sequence);
       this.#entriesStart = tbs.contentStart;
@@ -119,6 +123,8 @@ export class CertificateRevocationList {
     this.#issuerRuns = walk.issuerRuns;
     this.reasonsPresent = new Set(reasonCodes.filter((reason, number) => reason !== undefined && (walk.reasonBits & (1 << number)) !== 0) as ReasonCode[]);
     this.criticalEntryExtensions = [...walk.critical];
+    this.hasPrescribedRevocationDates = walk.prescribedDates;
+    this.hasCriticalCertificateIssuers = walk.criticalIssuers;
 
     const explicit = tbs.enterIf(constructedContextTag(0));
     if (explicit !== undefined && !version2) throw malformed("extensions need version 2");
@@ -248,6 +254,9 @@ interface EntryWalk {
   readonly critical: Set<string>;
   /** Bit n: CRLReason n occurs. */
   reasonBits: number;
+  /** What holds of every entry so far: see hasPrescribedRevocationDates and hasCriticalCertificateIssuers. */
+  prescribedDates: boolean;
+  criticalIssuers: boolean;
 }
 
 const processedEntryExtensions: ReadonlySet<string> = new Set([oid.reasonCode, oid.invalidityDate, oid.certificateIssuer]);
@@ -284,7 +293,10 @@ function checkEntries(bytes: Buffer, start: number, end: number, walk: EntryWalk
       at = next;
     } else {
       const reader = new DerReader(bytes, at, end);
-      const { entry, certificateIssuer, critical, unknownCritical, serialOctets } = readEntry(reader);
+      const { entry, hasPrescribedDate, certificateIssuer, critical, unknownCritical, serialOctets } = readEntry(reader);
+      // A UTCTime, as the usual form has, is always in the prescribed form.
+      if (!hasPrescribedDate) walk.prescribedDates = false;
+      if (certificateIssuer !== undefined && !critical.includes(oid.certificateIssuer)) walk.criticalIssuers = false;
       // The index reads the serial number's header as two octets.
       if (serialOctets > serialOctetsLimit) throw malformed(`a serial number of more than ${serialOctetsLimit} octets`);
       if (certificateIssuer !== undefined) walk.issuerRuns.push({ start: at, issuer: certificateIssuer });
@@ -315,6 +327,7 @@ function usualEntry(bytes: Uint8Array, at: number, serialNumber: string): Revoke
 
 interface EntryReading {
   readonly entry: RevokedEntry;
+  readonly hasPrescribedDate: boolean;
   readonly certificateIssuer: Name | undefined;
   /** OIDs of critical extensions, and of those among them that are not processed. */
   readonly critical: readonly string[];
@@ -326,6 +339,7 @@ interface EntryReading {
 function readEntry(reader: DerReader): EntryReading {
   const content = reader.enter(tag.sequence);
   const serial = content.readIntegerBytes();
+  const dateTag = content.peek();
   const revocationDate = new Date(content.readTime());
   let reason: ReasonCode | undefined;
   let certificateIssuer: Name | undefined;
@@ -350,7 +364,8 @@ function readEntry(reader: DerReader): EntryReading {
   }
   content.finish();
   const entry = { serialNumber: serialNumberHex(serial), revocationDate, ...(reason === undefined ? {} : { reason }) };
-  return { entry, certificateIssuer, critical, unknownCritical: critical.filter((extensionOid) => !processedEntryExtensions.has(extensionOid)), serialOctets: serial.length };
+  const hasPrescribedDate = dateTag === prescribedTimeTag(revocationDate.getTime());
+  return { entry, hasPrescribedDate, certificateIssuer, critical, unknownCritical: critical.filter((extensionOid) => !processedEntryExtensions.has(extensionOid)), serialOctets: serial.length };
 }
 
 function readNumber(value: Uint8Array): bigint {

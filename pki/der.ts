@@ -179,8 +179,8 @@ export class DerReader {
   }
 
   /** Passes over an OBJECT IDENTIFIER, which must be well formed, without making a text of it. */
-  skipObjectIdentifier(): void {
-    this.expect(tag.objectIdentifier);
+  skipObjectIdentifier(identifier: number = tag.objectIdentifier): void {
+    this.expect(identifier);
     checkObjectIdentifier(this.bytes, this.contentStart, this.contentEnd);
   }
 
@@ -189,6 +189,14 @@ export class DerReader {
     this.expect(identifier);
     if (this.contentStart === this.contentEnd || this.bytes[this.contentStart] !== 0) malformed("BIT STRING is not whole octets", this.contentStart);
     return this.bytes.subarray(this.contentStart + 1, this.contentEnd);
+  }
+
+  /** Passes over a BIT STRING of any number of bits, whose unused ones are zero (X.690 sections 8.6.2 and 11.2.1). */
+  skipBitString(identifier: number = tag.bitString): void {
+    this.expect(identifier);
+    const { bytes, contentStart: start, contentEnd: end } = this;
+    const unused = bytes[start] ?? 8;
+    if (start === end || unused > 7 || (end - start === 1 && unused !== 0) || ((bytes[end - 1] as number) & ((1 << unused) - 1)) !== 0) malformed("BIT STRING", start);
   }
 
   /** Named bits (X.680 section 22.7) as a number: bit 0 of the list has the value 1, bit 1 the value 2, up to bit 15. */

@@ -271,7 +271,7 @@ function readNameConstraints(content: DerReader): NameConstraints {
 
 function readSubtree(list: DerReader): GeneralName {
   const subtree = list.enter(tag.sequence);
-  const base = readGeneralName(subtree);
+  const base = readGeneralName(subtree, true);
   // minimum is 0, which DER leaves out, and maximum is absent (RFC 5280 section 4.2.1.10).
   subtree.finish();
   return base;

@@ -38,7 +38,7 @@ export interface IdentityOptions {
   readonly log?: Log;
   /** See RevocationStore; 15 minutes by default. */
   readonly maxAgeMilliseconds?: number;
-  /** Hosts besides the CA's own that distribution points may be on. */
+  /** Hosts besides the CA's own that distribution points may be on, at port 80 or from 1024 up; `host:port` permits that port alone. */
   readonly crlHosts?: readonly string[];
 }
 

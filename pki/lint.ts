@@ -234,8 +234,12 @@ function namedDistributionPoints({ extensions: { crlDistributionPoints = [] } }:
 
 /** A permitted subtree alone lets any name of another form through (RFC 5280 section 4.2.1.10), an excluded one all the rest of its form. Of URIs: see checkProfile. */
 function isConstrainedInEveryForm({ extensions: { nameConstraints: { permitted, excluded } = { permitted: [], excluded: [] } } }: Certificate): boolean {
-  const kinds = new Set([...permitted, ...excluded.filter(isWholeForm)].map((base) => base.kind));
-  return (["dns", "ip", "email", "directory"] as const).every((kind) => kinds.has(kind));
+  const excludedWhole = excluded.filter(isWholeForm);
+  const kinds = new Set([...permitted, ...excludedWhole].map((base) => base.kind));
+  // The whole of IPv4 is not the whole of IPv6, nor the other way round; a permitted range of one shuts the other out.
+  const families = new Set(excludedWhole.flatMap((base) => (base.kind === "ip" ? [base.octets.length] : [])));
+  const isConstrainedInAddresses = permitted.some((base) => base.kind === "ip") || families.size === 2;
+  return isConstrainedInAddresses && (["dns", "email", "directory"] as const).every((kind) => kinds.has(kind));
 }
 
 function isWholeForm(base: GeneralName): boolean {
@@ -262,6 +266,7 @@ function isKeyIdentifierOnly(crl: CertificateRevocationList): boolean {
 const crlRules: readonly Omit<CrlRule, "appliesTo">[] = [
   rfc("crl-version-2", "5.1.2.1", ({ version }: CertificateRevocationList) => version === 2),
   rfc("crl-time-form", "5.1.2.4", ({ hasPrescribedTimes }: CertificateRevocationList) => hasPrescribedTimes),
+  rfc("revocation-date-form", "5.1.2.6", ({ hasPrescribedRevocationDates }: CertificateRevocationList) => hasPrescribedRevocationDates),
   rfc("crl-number-present", "5.2.3", ({ crlNumber }: CertificateRevocationList) => crlNumber !== undefined),
   rfc("crl-number-not-critical", "5.2.3", (crl: CertificateRevocationList) => crlExtension(crl, oid.crlNumber)?.critical !== true),
   rfc("crl-number-at-most-20-octets", "5.2.3", ({ crlNumber }: CertificateRevocationList) => (crlNumber ?? 0n) < 1n << 159n),
@@ -270,6 +275,7 @@ const crlRules: readonly Omit<CrlRule, "appliesTo">[] = [
   rfc("crl-freshest-crl-not-critical", "5.2.6", (crl: CertificateRevocationList) => crlExtension(crl, oid.freshestCrl)?.critical !== true),
   rfc("freshest-crl-not-in-delta", "5.2.6", (crl: CertificateRevocationList) => !crl.isDelta || crlExtension(crl, oid.freshestCrl) === undefined),
   rfc("reason-code-not-critical", "5.3.1", ({ criticalEntryExtensions }: CertificateRevocationList) => !criticalEntryExtensions.includes(oid.reasonCode)),
+  rfc("certificate-issuer-critical", "5.3.3", ({ hasCriticalCertificateIssuers }: CertificateRevocationList) => hasCriticalCertificateIssuers),
   rfc("remove-from-crl-in-delta-only", "5.3.1", ({ isDelta, reasonsPresent }: CertificateRevocationList) => isDelta || !reasonsPresent.has("removeFromCRL")),
 
   // Not strict: where it is absent the issuer's key is found by name, and its signature tells.

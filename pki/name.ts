@@ -33,11 +33,14 @@ export class Name {
     while (!rdns.atEnd) {
       const attributes = rdns.enter(tag.set);
       if (attributes.atEnd) throw new SignetError("der-malformed", "Not DER: a RelativeDistinguishedName is empty.");
+      let earlier = attributes.position;
+      checkAttribute(attributes);
       while (!attributes.atEnd) {
-        const attribute = attributes.enter(tag.sequence);
-        attribute.skipObjectIdentifier();
-        attribute.next();
-        attribute.finish();
+        const later = attributes.position;
+        checkAttribute(attributes);
+        // X.690 section 11.6; and no attribute stands twice (X.501 section 9.3).
+        if (Buffer.compare(reader.bytes.subarray(earlier, later), reader.bytes.subarray(later, attributes.position)) >= 0) throw new SignetError("der-malformed", "Not DER: a RelativeDistinguishedName is not in ascending order.");
+        earlier = later;
       }
     }
     return new Name(reader.bytes.subarray(start, reader.position));
@@ -86,10 +89,19 @@ export class Name {
     return mine.length === theirs.length && mine.every((rdn, index) => rdn === theirs[index]);
   }
 
-  /** Whether this name lies in the subtree of `base`: the RDNs of `base` are the first of this name's. */
-  isWithin(base: Name): boolean {
+  /**
+   * Whether this name lies in the subtree of `base`: the RDNs of `base` are the first of this name's. `undefined` where it cannot be told, because
+   * an attribute that both have is no text in one of them.
+   */
+  isWithin(base: Name): boolean | undefined {
     const mine = this.#canonicalRdns();
-    return base.#canonicalRdns().every((rdn, index) => rdn === mine[index]);
+    let within: boolean | undefined = true;
+    for (const [index, rdn] of base.#canonicalRdns().entries()) {
+      if (rdn === mine[index]) continue;
+      if (!isIncomparable(this.rdns[index] ?? [], base.rdns[index] ?? [])) return false;
+      within = undefined;
+    }
+    return within;
   }
 
   /** The name with one more RDN, as nameRelativeToCRLIssuer means it (RFC 5280 section 4.2.1.13). */
@@ -114,6 +126,21 @@ export class Name {
   #canonicalRdns(): readonly string[] {
     return (this.#canonical ??= this.rdns.map((rdn) => rdn.map(canonicalAttribute).sort().join("\u0000")));
   }
+}
+
+/** Passes over the next AttributeTypeAndValue, which must be well formed. */
+function checkAttribute(attributes: DerReader): void {
+  const attribute = attributes.enter(tag.sequence);
+  attribute.skipObjectIdentifier();
+  const identifier = attribute.next();
+  // X.690 section 10.2: strings are never constructed. Of the universal types that attributes have, SEQUENCE and SET alone are.
+  if ((identifier & 0xe0) === 0x20 && identifier !== tag.sequence && identifier !== tag.set) throw new SignetError("der-malformed", "Not DER: a constructed string in a name.");
+  attribute.finish();
+}
+
+/** Whether two RDNs share a type of attribute whose value is no text in one of them: then their difference says nothing. */
+function isIncomparable(one: RelativeDistinguishedName, other: RelativeDistinguishedName): boolean {
+  return one.some(({ type, text }) => other.some((attribute) => attribute.type === type && (text === undefined || attribute.text === undefined)));
 }
 
 function readRdns(der: Uint8Array): RelativeDistinguishedName[] {
@@ -215,8 +242,12 @@ export type GeneralName =
   | { readonly kind: "directory"; readonly value: Name }
   | { readonly kind: "other"; readonly value: string; readonly tagNumber: number; readonly der: Uint8Array };
 
-/** Takes the next element of `reader`, a GeneralName. @throws SignetError `der-malformed` */
-export function readGeneralName(reader: DerReader): GeneralName {
+/** Octets of an address in a certificate, and of one with its mask in a constraint (RFC 5280 sections 4.2.1.6 and 4.2.1.10). */
+const addressOctets: readonly number[] = [4, 16];
+const addressRangeOctets: readonly number[] = [8, 32];
+
+/** Takes the next element of `reader`, a GeneralName; in a subtree of constraints, addresses have masks. @throws SignetError `der-malformed` */
+export function readGeneralName(reader: DerReader, inSubtree = false): GeneralName {
   const identifier = reader.peek();
   switch (identifier) {
     case contextTag(1):
@@ -227,6 +258,7 @@ export function readGeneralName(reader: DerReader): GeneralName {
       return { kind: "uri", value: reader.readAscii(identifier) };
     case contextTag(7): {
       const octets = reader.readContent(identifier);
+      if (!(inSubtree ? addressRangeOctets : addressOctets).includes(octets.length)) throw new SignetError("der-malformed", `Not an iPAddress: ${octets.length} octets.`);
       return { kind: "ip", value: formatIpAddress(octets), octets };
     }
     case constructedContextTag(4): {
@@ -239,15 +271,22 @@ export function readGeneralName(reader: DerReader): GeneralName {
       const start = reader.position;
       const otherName = reader.enter(identifier);
       const typeId = otherName.readObjectIdentifier();
-      otherName.enter(constructedContextTag(0));
+      const value = otherName.enter(constructedContextTag(0));
+      value.next();
+      value.finish();
       otherName.finish();
       return { kind: "other", value: typeId, tagNumber: 0, der: reader.bytes.subarray(start, reader.position) };
     }
     case constructedContextTag(3):
-    case constructedContextTag(5):
-    case contextTag(8): {
+    case constructedContextTag(5): {
       const der = reader.readElement(identifier);
       return { kind: "other", value: der.toString("hex"), tagNumber: identifier & 0x1f, der };
+    }
+    case contextTag(8): {
+      const start = reader.position;
+      reader.skipObjectIdentifier(identifier);
+      const der = reader.bytes.subarray(start, reader.position);
+      return { kind: "other", value: der.toString("hex"), tagNumber: 8, der };
     }
     default:
       throw new SignetError("der-malformed", `Not DER: no GeneralName at byte ${reader.position}.`, { details: { offset: reader.position } });

@@ -113,10 +113,9 @@ export function checkEndEntity(certificate: Certificate, parameters: PathParamet
   checkConsistency(certificate);
   checkSignatureStrength(certificate, parameters);
   checkKeyStrength(certificate, parameters);
-  const { keyUsage, basicConstraints } = certificate.extensions;
+  const { keyUsage } = certificate.extensions;
   if (parameters.purpose === undefined || keyUsage === undefined) return;
-  // Section 6.1 lets a path end with a CA, whose keyUsage is that of a CA. Signet's own profile refuses one as a leaf.
-  if (parameters.purpose !== "cRLSign" && basicConstraints?.ca === true && keyUsage.has("keyCertSign")) return;
+  // Section 4.2.1.12: keyUsage and extendedKeyUsage are processed independently, and the purpose must be consistent with both, of a CA's certificate too.
   const wanted: readonly KeyUsageBit[] = parameters.purpose === "cRLSign" ? ["cRLSign"] : keyPurposes[parameters.purpose].keyUsage;
   if (!wanted.some((bit) => keyUsage.has(bit))) throw refuse("key-usage-missing", certificate, `keyUsage does not go with ${parameters.purpose}`);
 }

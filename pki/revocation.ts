@@ -7,7 +7,7 @@ import { SignetError } from "./errors.ts";
 import type { GeneralName } from "./name.ts";
 import { isValidatedPath, type ValidatedPath, validatePath } from "./path-validation.ts";
 
-export { type CrlFloor, type CrlFloors, fileFloors, memoryFloors } from "./crl-floors.ts";
+export { createFloors, type CrlFloor, type CrlFloors, fileFloors, memoryFloors } from "./crl-floors.ts";
 
 /** How far a CRL's thisUpdate may lie ahead, and the clock behind what was verified: what two clocks may differ by. */
 const clockToleranceMilliseconds = 5 * 60_000;

@@ -1,7 +1,10 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import http from "node:http";
 import type { AddressInfo } from "node:net";
 import path from "node:path";
+import { text } from "node:stream/consumers";
 import { beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { systemClock } from "#pki/clock.ts";
 import type { Certificate } from "#pki/certificate.ts";
@@ -12,7 +15,7 @@ import { SignetError } from "#pki/errors.ts";
 import { silentLog } from "#pki/log.ts";
 import { validatePath } from "#pki/path-validation.ts";
 import { memoryFloors, RevocationStore } from "#pki/revocation.ts";
-import { testAuthority, type TestAuthority } from "../support/pki.ts";
+import { extensions, forgeCa, forgeLeaf, testAuthority, type TestAuthority } from "../support/pki.ts";
 import { temporaryDirectory } from "../support/temporary-directory.ts";
 
 const maxAgeMilliseconds = 60_000;
@@ -47,6 +50,18 @@ describe("a distribution point over plain HTTP", () => {
     const address = String(named?.fullNames?.[0]?.value);
     expect(await point({ hosts: [new URL(address).hostname] }).crlNames()).toContain(address);
     expect(await point({ hosts: ["elsewhere.example"] }).crlNames()).toEqual([]);
+  });
+
+  test("is at the port that is configured for its host; where none is, at port 80 or one that no service of another kind is assigned", async () => {
+    const root = forgeCa("Root");
+    const named = ["http://localhost/x", "http://localhost:22/x", "http://localhost:8080/x"];
+    const certificates = () => named.map((address) => forgeLeaf("leaf", root, { extensions: [extensions.crlDistributionPoint(address)] }));
+    const on = (...hosts: string[]) => new DistributionPointSource({ certificates, hosts: new Set(hosts) });
+    expect(await on("localhost").crlNames()).toEqual(["http://localhost/x", "http://localhost:8080/x"]);
+    expect(await on("localhost:8080").crlNames()).toEqual(["http://localhost:8080/x"]);
+    expect(await on("localhost:80", "localhost:22").crlNames()).toEqual(["http://localhost/x", "http://localhost:22/x"]);
+    const url = await serve((_, response) => response.writeHead(302, { location: "http://127.0.0.1:22/x" }).end());
+    await expect(point().fetchCrl(url, {})).rejects.toThrow(refused("usage"));
   });
 
   test("gives its CRL and ETag, and is asked with the ETag", async () => {
@@ -178,8 +193,15 @@ test("a CRL that the CA begins later is found without a restart", async () => {
 describe("floors in a file", () => {
   const floor = (crlNumber: number) => ({ crlNumber: BigInt(crlNumber), thisUpdate: new Date(1_800_000_000_000 + crlNumber * 1000), digest: String(crlNumber).padStart(64, "0") });
 
-  test("two processes of one party take nothing from each other", () => {
+  /** An empty file of floors, as a new party has it. */
+  const newFile = (): string => {
     const file = path.join(temporaryDirectory(), "floors.json");
+    createFloors(file);
+    return file;
+  };
+
+  test("two holders in one party take nothing from each other", () => {
+    const file = newFile();
     const [one, other] = [fileFloors(file), fileFloors(file)];
     one.raise("a", floor(5));
     other.raise("b", floor(1));
@@ -187,8 +209,34 @@ describe("floors in a file", () => {
     expect([fileFloors(file).get("a")?.crlNumber, fileFloors(file).get("b")?.crlNumber]).toEqual([5n, 1n]);
   });
 
-  test("are lowered by the act of that name alone, for a reason that stays on record", () => {
+  test("that several processes raise at once are never lower than any of them has raised, and one that is killed while it writes stops nobody", async () => {
+    const file = newFile();
+    const raiser = (scope: string, count: number) =>
+      spawn(process.execPath, ["test/support/raise-floors.ts", file, scope, String(count)], { stdio: ["ignore", "pipe", "inherit"] });
+    const ended = async (child: ReturnType<typeof raiser>): Promise<string> => {
+      const said = text(child.stdout as NodeJS.ReadableStream);
+      await once(child, "exit");
+      return said;
+    };
+    const endless = raiser("killed", 1_000_000);
+    await once(endless.stdout as NodeJS.ReadableStream, "data");
+    const finite = ["a", "b"].map((scope) => ended(raiser(scope, 40)));
+    endless.kill("SIGKILL");
+    for (const said of await Promise.all(finite)) expect(said.trim().split("\n")).toEqual(Array.from({ length: 40 }, () => "kept"));
+    const floors = fileFloors(file);
+    expect([floors.get("a")?.crlNumber, floors.get("b")?.crlNumber]).toEqual([40n, 40n]);
+    floors.raise("killed", floor(2_000_000));
+  });
+
+  test("that are missing are noticed, and made for a new party by the function of that name alone", () => {
     const file = path.join(temporaryDirectory(), "floors.json");
+    expect(() => fileFloors(file)).toThrow(refused("data-directory-corrupt"));
+    createFloors(file);
+    expect(fileFloors(file).latestThisUpdate).toBeUndefined();
+  });
+
+  test("are lowered by the act of that name alone, for a reason that stays on record", () => {
+    const file = newFile();
     const floors = fileFloors(file);
     floors.raise("a", floor(5));
     floors.raise("b", floor(6));

@@ -6,7 +6,7 @@ import { CertificateRequest } from "#pki/certificate-request.ts";
 import { certsOnly, parseCertsOnly } from "#pki/cms.ts";
 import { CertificateRevocationList, PackedRevocations, buildCrl, crlToBeSigned } from "#pki/crl.ts";
 import type { RevokedEntry } from "#pki/crl.ts";
-import { DerReader, encode, encodeBitString, encodeInteger, encodeIntegerHex, encodeNamedBits, encodeObjectIdentifier, encodeSequence, encodeSetOf, encodeText, encodeTime, tag } from "#pki/der.ts";
+import { DerReader, constructedContextTag, contextTag, encode, encodeBitString, encodeInteger, encodeIntegerHex, encodeNamedBits, encodeObjectIdentifier, encodeSequence, encodeSetOf, encodeText, encodeTime, tag } from "#pki/der.ts";
 import { SignetError } from "#pki/errors.ts";
 import { createCsr, signerFromKey } from "#pki/keys.ts";
 import { Name, formatIpAddress, parseIpAddress } from "#pki/name.ts";
@@ -153,7 +153,9 @@ describe("names are equal by RFC 5280 section 7.1", () => {
     const attribute = (type: string, value: string) => encodeSequence(encodeObjectIdentifier(type), encodeText(value));
     const a = attribute(oid.commonName, "a");
     const b = attribute(oid.organizationName, "b");
-    expect(Name.parse(encodeSequence(encode(tag.set, a, b))).equals(Name.parse(encodeSequence(encode(tag.set, b, a))))).toBe(true);
+    // In the order of DER, case decides which of the two stands first.
+    const pair = (one: string, other: string) => Name.parse(encodeSequence(encodeSetOf([attribute(oid.commonName, one), attribute(oid.commonName, other)])));
+    expect(pair("B", "c").equals(pair("b", "C"))).toBe(true);
     expect(Name.parse(encodeSequence(encode(tag.set, a), encode(tag.set, b))).equals(Name.parse(encodeSequence(encode(tag.set, b), encode(tag.set, a))))).toBe(false);
     expect(Name.parse(encodeSequence(encode(tag.set, a), encode(tag.set, b))).isWithin(Name.parse(encodeSequence(encode(tag.set, a))))).toBe(true);
     expect(Name.parse(encodeSequence(encode(tag.set, a), encode(tag.set, b))).isWithin(Name.parse(encodeSequence(encode(tag.set, b))))).toBe(false);
@@ -176,6 +178,10 @@ describe("a certificate", () => {
   const root = forgeCa("Root");
   const keys = testKeyPair();
   const content = { subject: commonName("x"), issuer: root.name, publicKey: keys.publicKey };
+  const attribute = (value: Uint8Array): Uint8Array => encodeSequence(encodeObjectIdentifier(oid.organizationName), value);
+  /** A name of one RDN with these attributes, as they stand. */
+  const named = (...attributes: readonly Uint8Array[]) => ({ der: encodeSequence(encode(tag.set, ...attributes)) }) as unknown as Name;
+  const alternative = (name: Uint8Array): Certificate => forge({ ...content, extensions: [extension(oid.subjectAltName, false, encodeSequence(name))] }, root.privateKey);
 
   test("is read whole", async () => {
     const authority = await testAuthority();
@@ -222,6 +228,19 @@ describe("a certificate", () => {
     ["an empty authorityInfoAccess", () => forge({ ...content, extensions: [extension(oid.authorityInfoAccess, false, encodeSequence())] }, root.privateKey)],
     ["bytes after the certificate", () => Certificate.parse(Buffer.concat([root.certificate.der, Buffer.of(0)]))],
     ["two different signature algorithms", () => Certificate.parse(encodeSequence(root.certificate.tbs, hex(signatureAlgorithms.ed25519.der), encode(tag.bitString, Buffer.of(0, 1))))],
+    ["a constructed string in a name", () => forge({ ...content, subject: named(attribute(encode(0x2c, encodeText("Ev"), encodeText("il")))) }, root.privateKey)],
+    ["the attributes of an RDN out of order", () => forge({ ...content, subject: named(attribute(encodeText("b")), attribute(encodeText("a"))) }, root.privateKey)],
+    ["one attribute twice in an RDN", () => forge({ ...content, subject: named(attribute(encodeText("a")), attribute(encodeText("a"))) }, root.privateKey)],
+    ["an empty unique identifier", () => forge({ ...content, beforeExtensions: [encode(contextTag(1))] }, root.privateKey)],
+    ["a unique identifier with nine unused bits", () => forge({ ...content, beforeExtensions: [encode(contextTag(2), hex("0900"))] }, root.privateKey)],
+    ["unused bits of a unique identifier that are not zero", () => forge({ ...content, beforeExtensions: [encode(contextTag(2), hex("0401f8"))] }, root.privateKey)],
+    ["an otherName without a value", () => alternative(encode(constructedContextTag(0), encodeObjectIdentifier("1.2.3"), encode(constructedContextTag(0))))],
+    ["an otherName of indefinite length", () => alternative(encode(constructedContextTag(0), encodeObjectIdentifier("1.2.3"), encode(constructedContextTag(0), hex("30800000"))))],
+    ["a registeredID that ends inside an arc", () => alternative(encode(contextTag(8), Buffer.of(0x80)))],
+    ["an iPAddress of no octets", () => alternative(encode(contextTag(7)))],
+    ["an iPAddress of five octets", () => alternative(encode(contextTag(7), Buffer.alloc(5)))],
+    ["an iPAddress with a mask", () => alternative(encode(contextTag(7), Buffer.alloc(8)))],
+    ["an iPAddress without a mask in a constraint", () => forge({ ...content, extensions: [extension(oid.nameConstraints, true, encodeSequence(encode(constructedContextTag(0), encodeSequence(encode(contextTag(7), Buffer.alloc(4))))))] }, root.privateKey)],
     ["no octets", () => Certificate.parse(new Uint8Array())],
     ["too many octets", () => Certificate.parse(Buffer.alloc((1 << 20) + 1))],
   ])("is refused with %s", (_, make) => {
@@ -342,6 +361,18 @@ describe("a CRL", () => {
       Uint8Array.from(entries, (entry) => (entry.reason === undefined ? 0 : 1)),
     );
     expect(crlToBeSigned({ ...common, entries: packed })).toEqual(crlToBeSigned({ ...common, entries }));
+  });
+
+  test("is not built with what no CRL can say", async () => {
+    const authority = await testAuthority();
+    const { serialNumber } = authority.issuing;
+    expect(code(() => authority.leafCrl([{ serialNumber, revocationDate: new Date(Number.NaN) }]))).toBe("internal");
+    expect(code(() => authority.leafCrl([{ serialNumber, revocationDate: new Date("+010000-01-01T00:00:00Z") }]))).toBe("internal");
+    expect(code(() => authority.leafCrl([], { thisUpdate: new Date(Number.NaN) }))).toBe("internal");
+    expect(code(() => authority.leafCrl([], { crlNumber: -1n }))).toBe("internal");
+    expect(code(() => authority.leafCrl([], { crlNumber: 1n << 159n }))).toBe("internal");
+    expect(authority.leafCrl([], { crlNumber: (1n << 159n) - 1n }).crlNumber).toBe((1n << 159n) - 1n);
+    for (const reason of [7, 11, 200]) expect(code(() => new PackedRevocations(1, Buffer.of(1), Uint32Array.of(0), Uint8Array.of(reason)))).toBe("internal");
   });
 
   test.each(["ec-p256", "ed25519"] as const)("is built and signed by a key of type %s as one that is written in parts", async (type) => {

@@ -2,11 +2,12 @@ import { generateKeyPairSync } from "node:crypto";
 import { describe, expect, test } from "vitest";
 import type { Certificate } from "#pki/certificate.ts";
 import type { CertificateRevocationList } from "#pki/crl.ts";
-import { constructedContextTag, contextTag, encode, encodeNamedBits, encodeSequence, encodeTime, tag } from "#pki/der.ts";
+import { constructedContextTag, contextTag, encode, encodeIntegerHex, encodeNamedBits, encodeSequence, encodeTime, tag } from "#pki/der.ts";
 import { SignetError } from "#pki/errors.ts";
 import { checkCrlStrictly, checkStrictly, lintCertificate, lintCrl, lintRules, subjectKeyIdentifierOf } from "#pki/lint.ts";
 import type { CertificateLintContext, CrlLintContext } from "#pki/lint.ts";
 import { Name, encodeGeneralName } from "#pki/name.ts";
+import type { GeneralName } from "#pki/name.ts";
 import { oid } from "#pki/oids.ts";
 import {
   commonName,
@@ -162,6 +163,11 @@ const badCrls: Record<string, { crl: CertificateRevocationList; context?: CrlLin
   "crl-version-2": { crl: crl({}, { version: 1, extensions: [] }), context: {}, also: ["crl-authority-key-identifier", "crl-number-present", "crl-authority-key-identifier-only"] },
   "crl-time-form": { crl: crl({}, { thisUpdate: encode(tag.generalizedTime, Buffer.from("20260601110000Z")) }) },
   "crl-authority-key-identifier": { crl: crl({ aki: crlExtensions.authorityKeyIdentifier(ski, true) }) },
+  "revocation-date-form": { crl: crl({}, { entries: [encodeSequence(encodeIntegerHex(serial), encode(tag.generalizedTime, Buffer.from("20260601110000Z")))] }) },
+  "certificate-issuer-critical": {
+    crl: crl({ idp: crlExtensions.issuingDistributionPoint({ fullName: uri(twoPoints), user: true, indirect: true }) }, { entries: [crlEntry(serial, extension(oid.certificateIssuer, false, encodeSequence(encodeGeneralName({ kind: "directory", value: authority.root.subject }))))] }),
+    also: ["crl-scope"],
+  },
   "crl-number-present": { crl: crl({ number: undefined }) },
   "crl-number-not-critical": { crl: crl({ number: crlExtensions.crlNumber(7, true) }) },
   "crl-number-at-most-20-octets": { crl: crl({ number: crlExtensions.crlNumber(1n << 160n) }) },
@@ -224,6 +230,16 @@ describe("a good artefact breaks no rule", () => {
     expect(brokenRules(() => lintCrl(authority.rootCrl([]), { issuer: authority.root, scope: "ca", at: testTime.now }))).toEqual([]);
     expect(brokenRules(() => lintCrl(crl({ delta }, { entries: [crlEntry(serial, reasonCode(8))] }), { ...crlContext, base: crl({ freshest }) }))).toEqual([]);
   });
+});
+
+test("an issuing CA is constrained in addresses by a permitted range, or by the whole of IPv4 and IPv6 excluded together", () => {
+  const others = everyForm.filter(({ kind }) => kind !== "ip");
+  const broken = (excluded: readonly GeneralName[], permitted = others) => brokenRules(() => lintCertificate(ca({ nc: extensions.nameConstraints({ permitted, excluded }) }), issuingCa));
+  const [ipv4, ipv6] = [ip("0.0.0.0/0.0.0.0"), ip("::/::")];
+  expect(broken([ipv4, ipv6])).toEqual([]);
+  expect(broken([ipv4])).toEqual(["issuing-ca-names-constrained"]);
+  expect(broken([ipv6])).toEqual(["issuing-ca-names-constrained"]);
+  expect(broken([ipv4], everyForm)).toEqual([]);
 });
 
 test("a self-signed certificate may leave the authorityKeyIdentifier out, but names no key in it that is not its own", () => {

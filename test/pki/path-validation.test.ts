@@ -1,10 +1,11 @@
 import { generateKeyPairSync } from "node:crypto";
 import { describe, expect, test } from "vitest";
 import { Certificate } from "#pki/certificate.ts";
-import { encodeObjectIdentifier, encodeSequence, encodeText } from "#pki/der.ts";
+import { encode, encodeObjectIdentifier, encodeSequence, encodeText, tag } from "#pki/der.ts";
 import { isErrorCode } from "#pki/errors.ts";
 import type { ErrorCode } from "#pki/errors.ts";
 import { checkStrictly } from "#pki/lint.ts";
+import { Name } from "#pki/name.ts";
 import { oid } from "#pki/oids.ts";
 import { ValidatedPath, isValidatedPath, validatePath } from "#pki/path-validation.ts";
 import type { PathBudget } from "#pki/path-validation.ts";
@@ -288,6 +289,26 @@ describe("name constraints hold", () => {
     expect(named([oid.organizationName, "Acme"], [oid.emailAddress, "a@example.org"])).toBe(refused);
   });
 
+  test("on attributes of the subject that are no text: they cannot be held against a constraint of their type", () => {
+    const evil = directory([oid.organizationName, "Evil"]);
+    const below = (constraints: Parameters<typeof extensions.nameConstraints>[0], type: string, value: Uint8Array) => {
+      const ca = forgeCa("Constrained CA", root, { extra: [extensions.nameConstraints(constraints)] });
+      const subject = Name.parse(encodeSequence(encode(tag.set, encodeSequence(encodeObjectIdentifier(type), value))));
+      return outcome({ leaf: leafWith([], { subject }, ca), intermediates: [ca] });
+    };
+    const visibleString = encode(0x1a, Buffer.from("Evil"));
+    for (const value of [visibleString, encode(0x1b, Buffer.from("Evil")), encode(tag.utf8String, Buffer.from("Evil\xff", "latin1")), encode(tag.printableString, Buffer.from("Ev\xefl", "latin1"))]) {
+      expect(below({ excluded: [evil] }, oid.organizationName, value)).toBe(refused);
+      expect(below({ permitted: [evil] }, oid.organizationName, value)).toBe(refused);
+      expect(below({ excluded: [evil] }, oid.commonName, value)).toBe("accepted");
+    }
+    expect(below({ excluded: [evil] }, oid.organizationName, encodeText("Good"))).toBe("accepted");
+    // The same octets are the same name, whatever they spell.
+    const same = { kind: "directory", value: Name.parse(encodeSequence(encode(tag.set, encodeSequence(encodeObjectIdentifier(oid.organizationName), visibleString)))) } as const;
+    expect(below({ permitted: [same] }, oid.organizationName, visibleString)).toBe("accepted");
+    expect(below({ excluded: [same] }, oid.organizationName, encodeText("Evil"))).toBe(refused);
+  });
+
   test("of every CA on the path together, the anchor's too; a lower one cannot widen them", () => {
     const anchor = forgeCa("Constrained Root", undefined, { extra: [extensions.nameConstraints({ permitted: [dns("example.com")] })] });
     const ca = forgeCa("Wide CA", anchor, { extra: [extensions.nameConstraints({ permitted: [dns("example.com"), dns("example.org")] })] });
@@ -342,9 +363,13 @@ describe("among several candidates", () => {
   });
 });
 
-test("a path may end with a CA, whose keyUsage is that of a CA; for CRLs it must have cRLSign", () => {
+test("a path may end with a CA, whose keyUsage must go with the purpose as any other's; for CRLs it must have cRLSign", () => {
+  const ending = (...list: readonly Uint8Array[]) => outcome({ leaf: forgeCa("CA", root, { replace: [extensions.basicConstraints(true), ...list] }).certificate });
+  expect(ending(extensions.keyUsage("keyCertSign", "cRLSign"))).toBe("key-usage-missing");
+  expect(ending(extensions.keyUsage("keyCertSign", "cRLSign"), extensions.extendedKeyUsage(oid.clientAuth))).toBe("key-usage-missing");
+  expect(ending(extensions.keyUsage("keyCertSign", "digitalSignature"))).toBe("accepted");
+  expect(ending()).toBe("accepted");
   const ca = forgeCa("CA", root, { replace: [extensions.basicConstraints(true), extensions.keyUsage("keyCertSign")] });
-  expect(outcome({ leaf: ca.certificate })).toBe("accepted");
   expect(() => validatePath({ endEntity: ca.certificate, intermediates: [], trustAnchors: [root.certificate], purpose: "cRLSign", at: testTime.now })).toThrow(expect.objectContaining({ code: "key-usage-missing" }));
 });
 

@@ -8,7 +8,7 @@ import { constructedContextTag, contextTag, encode, encodeBoolean, encodeExplici
 import type { ErrorCode } from "#pki/errors.ts";
 import { oid } from "#pki/oids.ts";
 import { validatePath, type ValidatedPath } from "#pki/path-validation.ts";
-import { type CrlFloor, type CrlFloors, fileFloors, memoryFloors, NotRevoked, RevocationStore } from "#pki/revocation.ts";
+import { createFloors, type CrlFloor, type CrlFloors, fileFloors, memoryFloors, NotRevoked, RevocationStore } from "#pki/revocation.ts";
 import { extension, extensions, forge, keyIdentifier, signatureAlgorithms, signToBeSigned, testAuthority, testKeyPair, type TestAuthority } from "../support/pki.ts";
 import { temporaryDirectory } from "../support/temporary-directory.ts";
 
@@ -122,6 +122,7 @@ test("thisUpdate of a scope rises strictly, whatever the number says", () => {
 
 test("the floor outlives a restart: an older CRL is refused by a party that holds none, and the latest is taken again", () => {
   const file = path.join(temporaryDirectory(), "crl-floors.json");
+  createFloors(file);
   const [older, latest] = [leafCrl(1), leafCrl(2, [revocationOf(alice)])];
   const before = party(fileFloors(file));
   before.accept(older);
@@ -212,6 +213,7 @@ test("the same bytes again are a confirmation", () => {
 
 test("a clock that lies more than five minutes before what was verified is refused, also after a restart", () => {
   const file = path.join(temporaryDirectory(), "crl-floors.json");
+  createFloors(file);
   const { store, clock, accept } = informedParty(fileFloors(file));
   accept(leafCrl(2, [], at(0)));
   const proof = store.check(pathOf(alice));
