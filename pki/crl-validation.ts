@@ -10,7 +10,7 @@ import type { ErrorCode } from "./errors.ts";
 import type { DistributionPoint } from "./extensions.ts";
 import { checkCrlStrictly } from "./lint.ts";
 import type { GeneralName, Name } from "./name.ts";
-import { findPath } from "./path-building.ts";
+import { SearchWork, findPath } from "./path-building.ts";
 import { anyPolicyParameters, isStrongSignature } from "./path-rules.ts";
 import type { PathParameters } from "./path-rules.ts";
 
@@ -49,6 +49,8 @@ export class CrlValidator {
   /** Certificates whose status is being determined. */
   readonly #inProgress = new Set<Certificate>();
   readonly #remaining = { ...limits };
+  /** One for the paths of all CRL issuers: with one for each, a set of certificates could cost as many budgets as it has CRL issuers. */
+  readonly #pathWork = new SearchWork();
 
   constructor(input: CrlValidation) {
     this.#input = input;
@@ -87,9 +89,10 @@ export class CrlValidator {
     let covered = 0;
     let why = 0;
     for (const point of [...(certificate.extensions.crlDistributionPoints ?? []), implicit]) {
+      const crlIssuers = crlIssuersOf(point);
       for (const crl of this.#complete) {
-        this.#spend("comparisons", 1 + namesOf(point) * (crl.issuingDistributionPoint === undefined ? 0 : namesOf(crl.issuingDistributionPoint)));
-        if (!isInScope(crl, point, certificate)) continue;
+        this.#spend("comparisons", namesOf(point) * (crl.issuingDistributionPoint === undefined ? 1 : namesOf(crl.issuingDistributionPoint)));
+        if (!isInScope(crl, point, crlIssuers, certificate)) continue;
         const reasons = (point.reasons ?? allReasons) & (crl.issuingDistributionPoint?.onlySomeReasons ?? allReasons) & allReasons;
         if ((reasons & ~covered) === 0) continue;
         const signer = this.#usableSigner(crl, place, selfCovered);
@@ -155,6 +158,7 @@ export class CrlValidator {
         intermediates: certificates,
         trustAnchors: [anchor],
         parameters: { ...parameters, purpose: "cRLSign", policy: anyPolicyParameters },
+        work: this.#pathWork,
         ...(extent === "chain" ? { accept: (chain) => this.checkPath(chain, extent) } : {}),
       });
       return true;
@@ -195,10 +199,14 @@ function isStrictlyFormed(crl: CertificateRevocationList): boolean {
   }
 }
 
-/** Section 6.3.3 (b): issuer and scope of a complete CRL against a distribution point of a certificate. */
-function isInScope(crl: CertificateRevocationList, point: DistributionPoint, certificate: Certificate): boolean {
+/** The names of a distribution point's CRL issuers; undefined where it names none, and the certificate's issuer is meant. Made once for each point. */
+function crlIssuersOf({ crlIssuers }: DistributionPoint): readonly Name[] | undefined {
+  return crlIssuers?.flatMap((name) => (name.kind === "directory" ? [name.value] : []));
+}
+
+/** Section 6.3.3 (b): issuer and scope of a complete CRL against a distribution point of a certificate, whose `crlIssuers` are given. */
+function isInScope(crl: CertificateRevocationList, point: DistributionPoint, crlIssuers: readonly Name[] | undefined, certificate: Certificate): boolean {
   const scope = crl.issuingDistributionPoint;
-  const crlIssuers = point.crlIssuers?.flatMap((name) => (name.kind === "directory" ? [name.value] : []));
   if (crlIssuers === undefined ? !crl.issuer.equals(certificate.issuer) : scope?.indirect !== true || !crlIssuers.some((name) => name.equals(crl.issuer))) return false;
   if (scope === undefined) return true;
   const isCa = certificate.extensions.basicConstraints?.ca === true;

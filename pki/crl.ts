@@ -2,7 +2,7 @@
 import type { Certificate } from "./certificate.ts";
 import { reasonCodes } from "./crl-builder.ts";
 import type { ReasonCode, RevokedEntry } from "./crl-builder.ts";
-import { CrlIndex, serialOctetsLimit } from "./crl-index.ts";
+import { CrlIndex, contentLength, contentOffset, serialOctetsLimit } from "./crl-index.ts";
 import { DerReader, asBuffer, constructedContextTag, contextTag, isUtcTime, prescribedTimeTag, readSingle, tag, valueOfUtcTime } from "./der.ts";
 import { SignetError } from "./errors.ts";
 import { readAuthorityKeyIdentifier, readDistributionPointName, readExtensionList, serialNumberHex } from "./extensions.ts";
@@ -41,6 +41,9 @@ interface IssuerRun {
   readonly start: number;
   readonly issuer: Name;
 }
+
+/** Everything of a CRL but its entries. @internal */
+export type CrlHead = Pick<CertificateRevocationList, "issuer" | "authorityKeyIdentifier" | "crlNumber" | "issuingDistributionPoint" | "isDelta" | "unknownCritical" | "signatureAlgorithm" | "verifySignature">;
 
 /**
  * A CRL whose encoding has been checked whole, every entry included. The entries stay where they are, in `der`; the index,
@@ -82,8 +85,10 @@ export class CertificateRevocationList {
   readonly #entriesEnd: number;
   readonly #issuerRuns: readonly IssuerRun[];
   #index: CrlIndex | undefined;
+  /** Numbers of the certificate issuers that occur, by `canonicalKey`; made with the index. */
+  #issuerNumbers: ReadonlyMap<string, number> | undefined;
 
-  private constructor(der: Buffer) {
+  private constructor(der: Buffer, authenticate?: (head: CrlHead) => void) {
     const outer = new DerReader(der);
     const list = outer.enter(tag.sequence);
     outer.finish();
@@ -109,44 +114,58 @@ export class CertificateRevocationList {
     this.hasPrescribedTimes = thisUpdateTag === prescribedTimeTag(this.thisUpdate.getTime()) && nextUpdateTag === prescribedTimeTag(this.nextUpdate.getTime());
     this.version = version2 ? 2 : 1;
 
-    const walk: EntryWalk = { size: 0, issuerRuns: [], unknownCritical: new Set(), critical: new Set(), reasonBits: 0, prescribedDates: true, criticalIssuers: true };
     if (tbs.peek() === tag.sequence) {
       tbs.expect(tag.sequence);
       this.#entriesStart = tbs.contentStart;
       this.#entriesEnd = tbs.contentEnd;
       if (this.#entriesStart === this.#entriesEnd) throw malformed("revokedCertificates is there and empty (RFC 5280 section 5.1.2.6)");
-      checkEntries(der, this.#entriesStart, this.#entriesEnd, walk);
     } else {
       this.#entriesStart = this.#entriesEnd = 0;
     }
-    this.size = walk.size;
-    this.#issuerRuns = walk.issuerRuns;
-    this.reasonsPresent = new Set(reasonCodes.filter((reason, number) => reason !== undefined && (walk.reasonBits & (1 << number)) !== 0) as ReasonCode[]);
-    this.criticalEntryExtensions = [...walk.critical];
-    this.hasPrescribedRevocationDates = walk.prescribedDates;
-    this.hasCriticalCertificateIssuers = walk.criticalIssuers;
 
     const explicit = tbs.enterIf(constructedContextTag(0));
     if (explicit !== undefined && !version2) throw malformed("extensions need version 2");
     this.extensions = explicit === undefined ? [] : readExtensionList(explicit);
     explicit?.finish();
     tbs.finish();
+    const unknownCritical = new Set<string>();
     for (const { oid: extensionOid, critical, value } of this.extensions) {
       if (extensionOid === oid.crlNumber) this.crlNumber = readNumber(value);
       else if (extensionOid === oid.deltaCrlIndicator) this.baseCrlNumber = readNumber(value);
       else if (extensionOid === oid.authorityKeyIdentifier) this.authorityKeyIdentifier = readAuthorityKeyIdentifier(value);
       else if (extensionOid === oid.issuingDistributionPoint) this.issuingDistributionPoint = readIssuingDistributionPoint(value);
-      else if (critical) walk.unknownCritical.add(extensionOid);
+      else if (critical) unknownCritical.add(extensionOid);
     }
-    this.unknownCritical = [...walk.unknownCritical];
+    this.unknownCritical = [...unknownCritical];
+    authenticate?.(this);
+
+    const walk: EntryWalk = { size: 0, issuerRuns: [], unknownCritical, critical: new Set(), reasonBits: 0, prescribedDates: true, criticalIssuers: true };
+    checkEntries(der, this.#entriesStart, this.#entriesEnd, walk);
+    this.size = walk.size;
+    this.#issuerRuns = walk.issuerRuns;
+    this.reasonsPresent = new Set(reasonCodes.filter((reason, number) => reason !== undefined && (walk.reasonBits & (1 << number)) !== 0) as ReasonCode[]);
+    this.criticalEntryExtensions = [...walk.critical];
+    this.hasPrescribedRevocationDates = walk.prescribedDates;
+    this.hasCriticalCertificateIssuers = walk.criticalIssuers;
+    this.unknownCritical = [...unknownCritical];
     if (walk.issuerRuns.length > 0 && this.issuingDistributionPoint?.indirect !== true) throw malformed("a certificateIssuer in a CRL that is not indirect");
   }
 
   /** @throws SignetError `crl-malformed` */
   static parse(der: Uint8Array): CertificateRevocationList {
+    return CertificateRevocationList.parseAuthenticated(der);
+  }
+
+  /**
+   * Reads all but the entries, then them: a stranger's list of many megabytes is not worth reading for a signature that does not hold.
+   * @param authenticate throws what is wrong with whoever made it
+   * @throws SignetError `crl-malformed`, and what `authenticate` throws
+   * @internal
+   */
+  static parseAuthenticated(der: Uint8Array, authenticate?: (head: CrlHead) => void): CertificateRevocationList {
     if (der.length > crlOctetsLimit) throw malformed(`longer than ${crlOctetsLimit} octets`);
     try {
-      return new CertificateRevocationList(asBuffer(der));
+      return new CertificateRevocationList(asBuffer(der), authenticate);
     } catch (cause) {
       if (cause instanceof SignetError && cause.code === "der-malformed") throw malformed(cause.message, cause);
       throw cause;
@@ -171,7 +190,7 @@ export class CertificateRevocationList {
   /**
    * The entry of a certificate with this serial number, or undefined. In an indirect CRL, entries belong to the
    * `certificateIssuer` they name, or to the CRL's issuer; leave it out for certificates that the CRL's issuer issued.
-   * @throws SignetError `request-malformed` where `serialNumber` is not in the form of `Certificate.serialNumber`
+   * @throws SignetError `request-malformed` where `serialNumber` is not in the form of `Certificate.serialNumber`; `crl-missing` where it is too long for any list
    */
   find(serialNumber: string, certificateIssuer?: Name): RevokedEntry | undefined {
     const at = this.#locate(serialNumberOctets(serialNumber), certificateIssuer);
@@ -183,6 +202,7 @@ export class CertificateRevocationList {
    * Whether there is an entry of a certificate with this serial number, which costs less than `find`: most are not on the list.
    * @param serialNumber as `Certificate.serialNumberOctets`
    * @param certificateIssuer as for `find`
+   * @throws SignetError `crl-missing` where it is too long for any list
    */
   has(serialNumber: Uint8Array, certificateIssuer?: Name): boolean {
     return this.#locate(serialNumber, certificateIssuer) >= 0;
@@ -190,10 +210,33 @@ export class CertificateRevocationList {
 
   /** Offset of an entry in `der`, or -1. */
   #locate(serialNumber: Uint8Array, certificateIssuer: Name | undefined): number {
+    // A list with such an entry is refused: that it is not found would not mean that it is not revoked.
+    if (serialNumber.length > serialOctetsLimit) throw new SignetError("crl-missing", `No CRL can list a serial number of more than ${serialOctetsLimit} octets.`);
     if (this.size === 0) return -1;
-    const index = (this.#index ??= this.#buildIndex());
-    if (this.#issuerRuns.length > 0) return index.locate(serialNumber, (offset) => this.#issuerAt(offset).equals(certificateIssuer ?? this.issuer));
-    return certificateIssuer === undefined || certificateIssuer.equals(this.issuer) ? index.locate(serialNumber) : -1;
+    const index = this.#indexed();
+    if (this.#issuerNumbers === undefined) return certificateIssuer === undefined || certificateIssuer.equals(this.issuer) ? index.locate(serialNumber) : -1;
+    const issuer = this.#issuerNumbers.get((certificateIssuer ?? this.issuer).canonicalKey);
+    return issuer === undefined ? -1 : index.locate(serialNumber, 0, serialNumber.length, issuer);
+  }
+
+  /**
+   * Serial numbers of the entries that another CRL of the same issuer has not; neither is indirect. Both are indexed by then, so that
+   * no later look-up has to wait for it.
+   * @internal
+   */
+  serialNumbersNotOn(other: CertificateRevocationList | undefined): string[] {
+    if (this.size > 0) this.#indexed();
+    const index = other === undefined || other.size === 0 ? undefined : other.#indexed();
+    const bytes = asBuffer(this.der);
+    const serialNumbers: string[] = [];
+    for (let at = this.#entriesStart; at < this.#entriesEnd; ) {
+      const content = contentOffset(bytes, at);
+      const start = content + 2;
+      const end = start + (bytes[content + 1] as number);
+      if (index === undefined || index.locate(bytes, start, end) < 0) serialNumbers.push(serialNumberHex(bytes.subarray(start, end)));
+      at = content + contentLength(bytes, at);
+    }
+    return serialNumbers;
   }
 
   /** All entries, in order. For an indirect CRL, `find` knows whose each is. */
@@ -219,31 +262,42 @@ export class CertificateRevocationList {
 
   /** Whether a serial number stands twice, for one certificate issuer. */
   get hasDuplicateEntries(): boolean {
-    return this.size > 0 && (this.#index ??= this.#buildIndex()).hasDuplicates;
+    return this.size > 0 && this.#indexed().hasDuplicates;
   }
 
   /** Bytes of the index for each entry. */
   get indexOctetsPerEntry(): number {
-    return this.size === 0 ? 0 : (this.#index ??= this.#buildIndex()).byteLength / this.size;
+    return this.size === 0 ? 0 : this.#indexed().byteLength / this.size;
   }
 
-  #buildIndex(): CrlIndex {
-    return new CrlIndex(asBuffer(this.der), this.#entriesStart, this.#entriesEnd, this.size, (one, other) => this.#issuerAt(one).equals(this.#issuerAt(other)));
+  #indexed(): CrlIndex {
+    return (this.#index ??= new CrlIndex(asBuffer(this.der), this.#entriesStart, this.#entriesEnd, this.size, this.#numberIssuers()));
   }
 
-  #issuerAt(offset: number): Name {
-    let issuer = this.issuer;
-    for (let low = 0, high = this.#issuerRuns.length; low < high; ) {
-      const middle = (low + high) >> 1;
-      const run = this.#issuerRuns[middle] as IssuerRun;
-      if (run.start <= offset) {
-        issuer = run.issuer;
-        low = middle + 1;
-      } else {
-        high = middle;
+  /** Numbers the certificate issuers of an indirect CRL, the CRL's own first; returns whose the entry at an offset is. */
+  #numberIssuers(): ((offset: number) => number) | undefined {
+    const runs = this.#issuerRuns;
+    if (runs.length === 0) return undefined;
+    const numbers = new Map([[this.issuer.canonicalKey, 0]]);
+    const numberOfRun = runs.map(({ issuer: { canonicalKey } }) => {
+      const number = numbers.get(canonicalKey) ?? numbers.size;
+      numbers.set(canonicalKey, number);
+      return number;
+    });
+    this.#issuerNumbers = numbers;
+    return (offset) => {
+      let number = 0;
+      for (let low = 0, high = runs.length; low < high; ) {
+        const middle = (low + high) >> 1;
+        if ((runs[middle] as IssuerRun).start <= offset) {
+          number = numberOfRun[middle] as number;
+          low = middle + 1;
+        } else {
+          high = middle;
+        }
       }
-    }
-    return issuer;
+      return number;
+    };
   }
 }
 
@@ -401,6 +455,7 @@ function readIssuingDistributionPoint(value: Uint8Array): IssuingDistributionPoi
 
 /** What `serialNumberOctets` answers with; look-ups are synchronous, so one place will do. */
 const scratch = new Uint8Array(serialOctetsLimit + 1);
+const tooLong = new Uint8Array(serialOctetsLimit + 1);
 /** Value of a hex digit in lower case by its character code; -1 for other characters. */
 const nibbles = Int8Array.from({ length: 128 }, (_, code) => "0123456789abcdef".indexOf(String.fromCharCode(code)));
 
@@ -411,7 +466,9 @@ const nibbles = Int8Array.from({ length: 128 }, (_, code) => "0123456789abcdef".
 function serialNumberOctets(serialNumber: string): Uint8Array {
   const start = serialNumber.charCodeAt(0) === 0x2d ? 1 : 0;
   const digits = serialNumber.length - start;
-  if (digits === 0 || digits % 2 !== 0 || digits > 252) return refuseSerialNumber();
+  if (digits === 0 || digits % 2 !== 0) return refuseSerialNumber();
+  // One octet more than any list holds is left for `#locate` to refuse.
+  if (digits > 2 * serialOctetsLimit) return tooLong;
   // A positive number with the high bit set is written with a zero octet in front.
   let length = start === 0 && (nibbles[serialNumber.charCodeAt(0) & 0x7f] as number) >= 8 ? 1 : 0;
   scratch[0] = 0;

@@ -47,7 +47,12 @@ export function matchesMailbox(presented: string, mailbox: string): boolean {
 const mailboxLimit = 512;
 const uriLimit = 2048;
 
-function splitMailbox(mailbox: string): { local: string; host: string } | undefined {
+interface Mailbox {
+  readonly local: string;
+  readonly host: string;
+}
+
+function splitMailbox(mailbox: string): Mailbox | undefined {
   if (mailbox.length > mailboxLimit) return undefined;
   const at = mailbox.lastIndexOf("@");
   const local = mailbox.slice(0, Math.max(at, 0));
@@ -65,6 +70,27 @@ function uriHost(uri: string): string | undefined {
 
 const isWithinDomain = (host: string, domain: string): boolean => domain === "" || host === domain || host.endsWith(`.${domain}`);
 
+/** Names, and bases of subtrees, are each held against very many of the other: what is made of one is made once. */
+function madeOnce<Form>(make: (name: GeneralName) => Form): (name: GeneralName) => Form {
+  const made = new WeakMap<GeneralName, { readonly form: Form }>();
+  return (name) => {
+    let held = made.get(name);
+    if (held === undefined) made.set(name, (held = { form: make(name) }));
+    return held.form;
+  };
+}
+
+const presentedDnsName = madeOnce(({ value }) => (typeof value === "string" && isDnsNameOrWildcard(value) ? value.toLowerCase() : undefined));
+const presentedHost = madeOnce(({ value }) => (typeof value === "string" ? uriHost(value) : undefined));
+const presentedMailbox = madeOnce(({ value }) => (typeof value === "string" ? splitMailbox(value) : undefined));
+
+/** No leading period, no wildcard: zero or more labels are added to the base (RFC 5280 section 4.2.1.10). */
+const dnsBase = madeOnce(({ value }) => (typeof value === "string" && (value === "" || isDnsName(value)) ? value.toLowerCase() : undefined));
+/** Of URIs and mailboxes: ".example.com" is every host below, "example.com" that host alone, "" every host. */
+const hostBase = madeOnce(({ value }) => (typeof value === "string" && (value === "" || isDnsName(value.startsWith(".") ? value.slice(1) : value)) ? value.toLowerCase() : undefined));
+const mailboxBase = madeOnce((name): Mailbox | { readonly hosts: string | undefined } | undefined => (typeof name.value === "string" && name.value.includes("@") ? presentedMailbox(name) : { hosts: hostBase(name) }));
+const addressRange = madeOnce((name) => (name.kind === "ip" ? readAddressRange(name.octets) : undefined));
+
 /**
  * Whether a subtree of a constraint holds a name of the same kind. `undefined` means that it cannot be told, because either
  * is not in the form that its kind prescribes; the caller then refuses the certificate. `excluded` makes a wildcard name
@@ -72,18 +98,15 @@ const isWithinDomain = (host: string, domain: string): boolean => domain === "" 
  */
 export function isWithinSubtree(name: GeneralName, base: GeneralName, excluded: boolean): boolean | undefined {
   if (name.kind === "directory" && base.kind === "directory") return name.value.isWithin(base.value);
-  if (name.kind === "dns" && base.kind === "dns") return isWithinDnsSubtree(name.value, base.value, excluded);
-  if (name.kind === "ip" && base.kind === "ip") return isWithinAddressRange(name.octets, base.octets);
-  if (name.kind === "uri" && base.kind === "uri") {
-    const host = uriHost(name.value);
-    return host === undefined ? undefined : isWithinHostConstraint(host, base.value.toLowerCase());
-  }
+  if (name.kind === "dns" && base.kind === "dns") return isWithinDnsSubtree(presentedDnsName(name), dnsBase(base), excluded);
+  if (name.kind === "ip" && base.kind === "ip") return isWithinAddressRange(name.octets, addressRange(base));
+  if (name.kind === "uri" && base.kind === "uri") return isWithinHostConstraint(presentedHost(name), hostBase(base));
   if (name.kind === "email" && base.kind === "email") {
-    const mailbox = splitMailbox(name.value);
-    if (mailbox === undefined) return undefined;
-    if (!base.value.includes("@")) return isWithinHostConstraint(mailbox.host, base.value.toLowerCase());
-    const only = splitMailbox(base.value);
-    return only === undefined ? undefined : only.local === mailbox.local && only.host === mailbox.host;
+    const mailbox = presentedMailbox(name);
+    const constraint = mailboxBase(base);
+    if (mailbox === undefined || constraint === undefined) return undefined;
+    if ("hosts" in constraint) return isWithinHostConstraint(mailbox.host, constraint.hosts);
+    return constraint.local === mailbox.local && constraint.host === mailbox.host;
   }
   // RFC 9598 section 6: constraints on mailboxes hold for internationalised ones too. They are not compared here.
   if (name.kind === "other" && name.value === oid.smtpUtf8Mailbox && base.kind === "email") return undefined;
@@ -102,29 +125,36 @@ export function constrainingForms(name: GeneralName): readonly string[] {
   return name.kind === "other" && name.value === oid.smtpUtf8Mailbox ? [formOfName(name), "email"] : [formOfName(name)];
 }
 
-function isWithinDnsSubtree(presented: string, subtree: string, excluded: boolean): boolean | undefined {
-  // No leading period, no wildcard: zero or more labels are added to the base (RFC 5280 section 4.2.1.10).
-  if (!isDnsNameOrWildcard(presented) || (subtree !== "" && !isDnsName(subtree))) return undefined;
-  const name = presented.toLowerCase();
-  const base = subtree.toLowerCase();
+function isWithinDnsSubtree(name: string | undefined, base: string | undefined, excluded: boolean): boolean | undefined {
+  if (name === undefined || base === undefined) return undefined;
   if (!name.startsWith("*.") || !excluded) return isWithinDomain(name, base);
   const parent = name.slice(2);
   return isWithinDomain(parent, base) || base.slice(base.indexOf(".") + 1) === parent;
 }
 
-/** Of URIs and mailboxes: ".example.com" is every host below, "example.com" that host alone, "" every host. */
-function isWithinHostConstraint(host: string, base: string): boolean | undefined {
+function isWithinHostConstraint(host: string | undefined, base: string | undefined): boolean | undefined {
+  if (host === undefined || base === undefined) return undefined;
   if (base === "") return true;
-  if (!isDnsName(base.startsWith(".") ? base.slice(1) : base)) return undefined;
   return base.startsWith(".") ? host.endsWith(base) && host.length > base.length : host === base;
 }
 
-function isWithinAddressRange(address: Uint8Array, range: Uint8Array): boolean | undefined {
-  const length = range.length / 2;
-  if ((length !== 4 && length !== 16) || (address.length !== 4 && address.length !== 16)) return undefined;
-  const mask = range.subarray(length);
-  if (!isPrefixMask(mask)) return undefined;
-  return address.length === length && address.every((octet, index) => ((octet ^ (range[index] as number)) & (mask[index] as number)) === 0);
+interface AddressRange {
+  readonly address: Uint8Array;
+  readonly mask: Uint8Array;
+}
+
+/** Of iPAddress in a constraint: address and mask, of 4 or 16 octets each. */
+function readAddressRange(octets: Uint8Array): AddressRange | undefined {
+  const length = octets.length / 2;
+  if (length !== 4 && length !== 16) return undefined;
+  const mask = octets.subarray(length);
+  return isPrefixMask(mask) ? { address: octets.subarray(0, length), mask } : undefined;
+}
+
+function isWithinAddressRange(address: Uint8Array, range: AddressRange | undefined): boolean | undefined {
+  if (range === undefined || (address.length !== 4 && address.length !== 16)) return undefined;
+  const { address: base, mask } = range;
+  return address.length === base.length && address.every((octet, index) => ((octet ^ (base[index] as number)) & (mask[index] as number)) === 0);
 }
 
 /** CIDR (RFC 4632): ones, then zeros. */

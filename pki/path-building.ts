@@ -22,6 +22,16 @@ export interface PathBudget {
 
 export const defaultBudget: PathBudget = { signatures: 100, steps: 10_000, nameComparisons: 1 << 20, policyNodes: 20_000 };
 
+/** What several searches have in common that are to cost no more than one: what is left of a budget, and the signatures that were looked at. */
+export class SearchWork {
+  readonly remaining: { -readonly [What in keyof PathBudget]: number };
+  readonly signatures = new Map<Certificate, Map<Certificate, boolean>>();
+
+  constructor(budget: Partial<PathBudget> = {}) {
+    this.remaining = { ...defaultBudget, ...budget };
+  }
+}
+
 /** From this many certificates on, the candidates for an issuer are kept: fewer are found faster anew. */
 const swarm = 32;
 
@@ -34,6 +44,8 @@ export interface PathSearch {
   readonly trustAnchors: readonly Certificate[];
   readonly parameters: PathParameters;
   readonly budget?: Partial<PathBudget>;
+  /** In place of a budget of its own. */
+  readonly work?: SearchWork;
   /** A further condition on a path, such as revocation; it throws what is wrong with it, and the search goes on. */
   readonly accept?: (chain: readonly Certificate[]) => void;
 }
@@ -52,19 +64,18 @@ export function findPath(search: PathSearch): readonly Certificate[] {
 
 class Search implements PathWork {
   readonly #search: PathSearch;
-  readonly #remaining: Record<keyof PathBudget, number>;
+  readonly #work: SearchWork;
   /** What came of checking a certificate by itself; one may be offered in every role. */
   readonly #checkedEndEntities = new Map<Certificate, SignetError | undefined>();
   readonly #checkedAnchors = new Map<Certificate, SignetError | undefined>();
   readonly #checkedIntermediates = new Map<Certificate, SignetError | undefined>();
-  readonly #signatures = new Map<Certificate, Map<Certificate, boolean>>();
   readonly #candidateLists = new Map<Certificate, readonly Candidate[]>();
   #failure: SignetError | undefined;
   #failureStage: number = stage.nothing;
 
   constructor(search: PathSearch) {
     this.#search = search;
-    this.#remaining = { ...defaultBudget, ...search.budget };
+    this.#work = search.work ?? new SearchWork(search.budget);
   }
 
   run(): readonly Certificate[] {
@@ -83,8 +94,9 @@ class Search implements PathWork {
   }
 
   #spend(what: keyof PathBudget, count: number): void {
-    this.#remaining[what] -= count;
-    if (this.#remaining[what] < 0) throw new SignetError("budget-exceeded", `These certificates cause too much work: ${what}.`, { details: { budget: what } });
+    const { remaining } = this.#work;
+    remaining[what] -= count;
+    if (remaining[what] < 0) throw new SignetError("budget-exceeded", `These certificates cause too much work: ${what}.`, { details: { budget: what } });
   }
 
   /** A path that begins with `chain`, or undefined; failures are noted. */
@@ -141,8 +153,8 @@ class Search implements PathWork {
   }
 
   #isSigned(child: Certificate, issuer: Certificate): boolean {
-    let byIssuer = this.#signatures.get(child);
-    if (byIssuer === undefined) this.#signatures.set(child, (byIssuer = new Map<Certificate, boolean>()));
+    let byIssuer = this.#work.signatures.get(child);
+    if (byIssuer === undefined) this.#work.signatures.set(child, (byIssuer = new Map<Certificate, boolean>()));
     let signed = byIssuer.get(issuer);
     if (signed === undefined) {
       this.#spend("signatures", 1);

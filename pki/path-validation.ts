@@ -55,6 +55,9 @@ export function isValidatedPath(value: unknown): value is ValidatedPath {
   return ValidatedPath.isValidatedPath(value);
 }
 
+/** What is demanded of every path and CRL: RSA keys have 2048 bits or more, and no signature uses SHA-1 (SP 800-131A). */
+export const demands = { policy: anyPolicyParameters, maximumDepth: undefined, minimumRsaBits: 2048, strict: false, anchor: "certificate" } as const;
+
 /**
  * Finds and validates a path from the end entity to one of the trust anchors. RSA keys have 2048 bits or more, and no
  * signature uses SHA-1 (SP 800-131A).
@@ -74,7 +77,7 @@ export function validatePath(i: {
     endEntity: i.endEntity,
     intermediates: i.intermediates,
     trustAnchors: i.trustAnchors,
-    parameters: { at: i.at, purpose: i.purpose, policy: anyPolicyParameters, maximumDepth: undefined, minimumRsaBits: 2048, strict: false, anchor: "certificate" },
+    parameters: { ...demands, at: i.at, purpose: i.purpose },
     ...(i.budget === undefined ? {} : { budget: i.budget }),
   });
   return new ValidatedPath(construction, chain, i.at, i.purpose);

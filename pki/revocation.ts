@@ -1,11 +1,12 @@
 import { createHash } from "node:crypto";
 import { type Certificate, type CertificateId } from "./certificate.ts";
-import { CertificateRevocationList } from "./crl.ts";
+import { CertificateRevocationList, type CrlHead } from "./crl.ts";
 import type { CrlFloors } from "./crl-floors.ts";
 import type { Clock } from "./clock.ts";
 import { SignetError } from "./errors.ts";
 import type { GeneralName } from "./name.ts";
-import { isValidatedPath, type ValidatedPath, validatePath } from "./path-validation.ts";
+import { isStrongSignature } from "./path-rules.ts";
+import { demands, isValidatedPath, type ValidatedPath, validatePath } from "./path-validation.ts";
 
 export { createFloors, type CrlFloor, type CrlFloors, fileFloors, memoryFloors } from "./crl-floors.ts";
 
@@ -128,10 +129,10 @@ export class RevocationStore {
    */
   accept(crlDer: Uint8Array, issuers: readonly Certificate[], origin: CrlOrigin = "authority"): AcceptedCrl {
     const { clock, floors } = this.#options;
-    const crl = CertificateRevocationList.parse(crlDer);
-    const { crlNumber, authorityKeyIdentifier } = requireSupportedScope(crl);
     const now = clock.now();
-    this.#verifyIssuer(crl, authorityKeyIdentifier, issuers, now);
+    const crl = CertificateRevocationList.parseAuthenticated(crlDer, (head) => this.#verifyIssuer(head, requireSupportedScope(head).authorityKeyIdentifier, issuers, now));
+    // Once more: entries too have critical extensions.
+    const { crlNumber, authorityKeyIdentifier } = requireSupportedScope(crl);
     this.#requireClock(now);
     if (crl.thisUpdate.getTime() > now.getTime() + clockToleranceMilliseconds) {
       throw new SignetError("crl-from-future", `The CRL of ${crl.issuer} says it was made at ${crl.thisUpdate.toISOString()}, which lies ahead.`, { details: { thisUpdate: crl.thisUpdate.toISOString() } });
@@ -154,10 +155,7 @@ export class RevocationStore {
     }
     const isNews = floor?.digest !== digest;
     floors.raise(scope, { crlNumber, thisUpdate: crl.thisUpdate, digest });
-    const added: CertificateId[] = [];
-    for (const { serialNumber } of crl.entries()) {
-      if (before?.crl.find(serialNumber) === undefined) added.push({ issuerKeyId: authorityKeyIdentifier, serialNumber });
-    }
+    const added: CertificateId[] = crl.serialNumbersNotOn(before?.crl).map((serialNumber) => ({ issuerKeyId: authorityKeyIdentifier, serialNumber }));
     this.#held.set(authorityKeyIdentifier, [...siblings.filter((held) => held !== before), { scope, crl, digest, refreshedAt: isNews || origin === "authority" ? clock.monotonicMilliseconds() : -Infinity }]);
     this.#generation += 1;
     this.#tell(added);
@@ -277,12 +275,13 @@ export class RevocationStore {
     });
   }
 
-  #verifyIssuer(crl: CertificateRevocationList, keyId: string, issuers: readonly Certificate[], at: Date): void {
+  #verifyIssuer(crl: CrlHead, keyId: string, issuers: readonly Certificate[], at: Date): void {
     const { trustAnchors } = this.#options;
     const candidates = [...trustAnchors, ...issuers].filter((candidate) => candidate.subject.equals(crl.issuer));
     const issuer = candidates.find((candidate) => candidate.extensions.subjectKeyIdentifier === keyId);
     if (issuer === undefined) throw new SignetError("crl-signature-invalid", `The CRL of ${crl.issuer} is by a key that none of the known issuers of that name has.`, { details: { keyId } });
     if (issuer.extensions.keyUsage?.has("cRLSign") !== true) throw new SignetError("crl-issuer-not-authorized", `${issuer.subject} may not sign CRLs: its certificate lacks cRLSign.`);
+    if (!isStrongSignature(crl.signatureAlgorithm, { ...demands, purpose: "cRLSign", at })) throw new SignetError("crl-signature-invalid", `The CRL of ${crl.issuer} is signed with ${crl.signatureAlgorithm.oid}, which is too weak.`);
     crl.verifySignature(issuer);
     if (!trustAnchors.includes(issuer)) validatePath({ endEntity: issuer, intermediates: issuers, trustAnchors, purpose: "cRLSign", at });
   }
@@ -300,7 +299,10 @@ export class RevocationStore {
   }
 }
 
-function requireSupportedScope(crl: CertificateRevocationList): { crlNumber: bigint; authorityKeyIdentifier: string } {
+/** A CRL number has 20 octets at most (RFC 5280 section 5.2.3), and is positive. */
+const crlNumberLimit = 2n ** 159n;
+
+function requireSupportedScope(crl: CrlHead): { crlNumber: bigint; authorityKeyIdentifier: string } {
   const { crlNumber, authorityKeyIdentifier, issuingDistributionPoint: scope } = crl;
   const unsupported = (what: string) => new SignetError("crl-scope-unsupported", `The CRL of ${crl.issuer} ${what}.`);
   if (crl.unknownCritical.length > 0) throw unsupported(`has the critical extension ${crl.unknownCritical[0] ?? ""}, which is not understood`);
@@ -310,6 +312,7 @@ function requireSupportedScope(crl: CertificateRevocationList): { crlNumber: big
   if (scope?.onlyContainsAttributeCerts === true || scope?.relativeName !== undefined) throw unsupported("has a scope that no certificate of Signet is in");
   if (scope?.onlyContainsUserCerts === true && scope.onlyContainsCACerts) throw unsupported("covers no certificate");
   if (crlNumber === undefined || authorityKeyIdentifier === undefined) throw unsupported("lacks its number or its issuer's key identifier (RFC 5280 sections 5.2.1 and 5.2.3)");
+  if (crlNumber >= crlNumberLimit) throw unsupported("has a number of more than 20 octets (RFC 5280 section 5.2.3)");
   return { crlNumber, authorityKeyIdentifier };
 }
 

@@ -38,20 +38,40 @@ const simpleAlgorithms: Readonly<Record<string, readonly [KeyFamily, HashName | 
   [oid.mlDsa87]: ["ml-dsa-87", undefined],
 };
 
-/** Identifiers seen before, by their bytes: a deployment uses one or two. Bounded, since strangers choose the bytes. */
-const knownAlgorithms = new Map<string, SignatureAlgorithm>();
-const knownAlgorithmsLimit = 64;
+/** What was read before, by its bytes, which strangers choose: so many entries at most, the first in going out first, and none of long bytes. */
+class BoundedCache<Value> {
+  readonly #values = new Map<string, Value>();
+  readonly #octetsLimit: number;
+  static readonly #entriesLimit = 64;
+
+  constructor(octetsLimit: number) {
+    this.#octetsLimit = octetsLimit;
+  }
+
+  /** What `make` made of these bytes, now or before. */
+  get(bytes: Buffer, make: (bytes: Buffer) => Value): Value {
+    if (bytes.length > this.#octetsLimit) return make(bytes);
+    const key = bytes.toString("latin1");
+    let value = this.#values.get(key);
+    if (value === undefined) {
+      // A copy, so that nothing here keeps somebody's whole certificate alive.
+      value = make(Buffer.from(bytes));
+      for (const first of this.#values.keys()) {
+        if (this.#values.size < BoundedCache.#entriesLimit) break;
+        this.#values.delete(first);
+      }
+      this.#values.set(key, value);
+    }
+    return value;
+  }
+}
+
+/** Identifiers: a deployment uses one or two. The longest that is understood, RSASSA-PSS with all its parameters, has 78 octets. */
+const knownAlgorithms = new BoundedCache<SignatureAlgorithm>(128);
 
 /** Takes the next element of `reader`, an AlgorithmIdentifier. @throws SignetError `der-malformed` */
 export function readSignatureAlgorithm(reader: DerReader): SignatureAlgorithm {
-  const der = reader.readElement(tag.sequence);
-  const key = der.toString("latin1");
-  const seen = knownAlgorithms.get(key);
-  if (seen !== undefined) return seen;
-  // A copy, so that the table does not keep somebody's whole certificate alive.
-  const algorithm = parseSignatureAlgorithm(Buffer.from(der));
-  if (knownAlgorithms.size < knownAlgorithmsLimit) knownAlgorithms.set(key, algorithm);
-  return algorithm;
+  return knownAlgorithms.get(reader.readElement(tag.sequence), parseSignatureAlgorithm);
 }
 
 function parseSignatureAlgorithm(der: Buffer): SignatureAlgorithm {
@@ -105,15 +125,18 @@ export class SubjectPublicKeyInfo {
   readonly family: KeyFamily | undefined;
   /** RSA only: bits of the modulus. */
   readonly modulusBits: number | undefined;
+  /** RSA only: bits of the public exponent. @internal */
+  readonly exponentBits: number | undefined;
   #keyObject: KeyObject | undefined;
 
   /** @throws SignetError `der-malformed` */
   constructor(der: Uint8Array) {
     this.der = der;
-    const [family, name, bits] = readSingle(der, tag.sequence, describeKey);
+    const [family, name, rsa] = readSingle(der, tag.sequence, describeKey);
     this.family = family;
-    this.modulusBits = bits;
-    this.type = bits === undefined ? name : `${name}-${bits}`;
+    this.modulusBits = rsa?.modulusBits;
+    this.exponentBits = rsa?.exponentBits;
+    this.type = rsa === undefined ? name : `${name}-${rsa.modulusBits}`;
   }
 
   /** @throws SignetError `key-rejected` where OpenSSL cannot use the key */
@@ -123,28 +146,19 @@ export class SubjectPublicKeyInfo {
 }
 
 /**
- * Keys imported before, by their bytes. A party meets the same few CA keys in every handshake, in certificates that are
- * parsed anew, and an import costs a third of a verification. Bounded, the oldest first out: whoever floods it gains nothing but the cost of imports.
+ * Keys imported before. A party meets the same few CA keys in every handshake, in certificates that are parsed anew, and an import costs a
+ * third of a verification. Whoever floods it gains nothing but the cost of imports. An ML-DSA-87 key has 2614 octets, an RSA key of 8192 bits 1062.
  */
-const importedKeys = new Map<string, KeyObject>();
-const importedKeysLimit = 64;
+const importedKeys = new BoundedCache<KeyObject>(4096);
 
 function importKey(der: Buffer): KeyObject {
-  const bytes = der.toString("latin1");
-  let key = importedKeys.get(bytes);
-  if (key === undefined) {
+  return importedKeys.get(der, (key) => {
     try {
-      key = createPublicKey({ key: der, format: "der", type: "spki" });
+      return createPublicKey({ key, format: "der", type: "spki" });
     } catch (cause) {
       throw new SignetError("key-rejected", "The public key cannot be used.", { cause });
     }
-    for (const oldest of importedKeys.keys()) {
-      if (importedKeys.size < importedKeysLimit) break;
-      importedKeys.delete(oldest);
-    }
-    importedKeys.set(bytes, key);
-  }
-  return key;
+  });
 }
 
 const curves: Readonly<Record<string, string>> = { [oid.p256]: "ec-p256", [oid.p384]: "ec-p384", [oid.p521]: "ec-p521" };
@@ -155,7 +169,18 @@ const plainKeys: Readonly<Record<string, KeyFamily>> = {
   [oid.mlDsa87]: "ml-dsa-87",
 };
 
-function describeKey(content: DerReader): [family: KeyFamily | undefined, name: string, modulusBits?: number] {
+interface RsaBits {
+  readonly modulusBits: number;
+  readonly exponentBits: number;
+}
+
+/** Of a positive INTEGER. */
+function bitsOf(integer: Buffer): number {
+  const leading = integer[0] === 0 ? 1 : 0;
+  return (integer.length - leading) * 8 - (Math.clz32(integer[leading] ?? 0) - 24);
+}
+
+function describeKey(content: DerReader): [family: KeyFamily | undefined, name: string, rsa?: RsaBits] {
   const algorithm = content.enter(tag.sequence);
   const algorithmOid = algorithm.readObjectIdentifier();
   const key = content.readBitStringOctets();
@@ -173,16 +198,15 @@ function describeKey(content: DerReader): [family: KeyFamily | undefined, name: 
       algorithm.readContent(tag.null);
       algorithm.finish();
     }
-    const bits = readSingle(key, tag.sequence, (rsa) => {
+    const rsaBits = readSingle(key, tag.sequence, (rsa) => {
       const modulus = rsa.readIntegerBytes();
       const exponent = rsa.readIntegerBytes();
       // An exponent of 1 makes every message its own signature; an even one has no inverse (RFC 8017 section 3.1).
       const odd = ((exponent.at(-1) as number) & 1) === 1 && ((modulus.at(-1) as number) & 1) === 1;
       if ((modulus[0] as number) >= 0x80 || (exponent[0] as number) >= 0x80 || !odd || (exponent.length === 1 && exponent[0] === 1)) throw new SignetError("der-malformed", "No RSA key has such a modulus and exponent.");
-      const leading = modulus[0] === 0 ? 1 : 0;
-      return (modulus.length - leading) * 8 - (Math.clz32(modulus[leading] ?? 0) - 24);
+      return { modulusBits: bitsOf(modulus), exponentBits: bitsOf(exponent) };
     });
-    return algorithmOid === oid.rsaPss ? ["rsa-pss", "rsa-pss", bits] : ["rsa", "rsa", bits];
+    return algorithmOid === oid.rsaPss ? ["rsa-pss", "rsa-pss", rsaBits] : ["rsa", "rsa", rsaBits];
   }
   if (algorithmOid === oid.dsa) return ["dsa", "dsa"];
   const plain = plainKeys[algorithmOid];
@@ -191,6 +215,8 @@ function describeKey(content: DerReader): [family: KeyFamily | undefined, name: 
 
 /** A larger modulus costs more than a path is worth; OpenSSL itself goes to 16,384. */
 const modulusBitsLimit = 8192;
+/** An exponent as long as the modulus makes a verification cost what a signature does; OpenSSL sets the same limit for the larger moduli. */
+const exponentBitsLimit = 64;
 
 /**
  * Whether `signature` is one over `data` by the key, under exactly this algorithm. A key of another family, an algorithm that
@@ -198,7 +224,7 @@ const modulusBitsLimit = 8192;
  */
 export function verifySignature(algorithm: SignatureAlgorithm, key: SubjectPublicKeyInfo, data: Uint8Array, signature: Uint8Array): boolean {
   const { family, hash, saltLength } = algorithm;
-  if (family === undefined || (key.modulusBits ?? 0) > modulusBitsLimit) return false;
+  if (family === undefined || (key.modulusBits ?? 0) > modulusBitsLimit || (key.exponentBits ?? 0) > exponentBitsLimit) return false;
   try {
     if (family === "rsa-pss") {
       if ((key.family !== "rsa" && key.family !== "rsa-pss") || hash === undefined || saltLength === undefined) return false;

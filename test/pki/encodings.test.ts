@@ -317,7 +317,8 @@ describe("a CRL", () => {
     expect([...crl.entries()]).toEqual(entries);
     for (const entry of entries) expect(crl.find(entry.serialNumber)).toEqual(entry);
     for (const absent of ["00", "ff", "-ff", `${serials[0]}00`, "5000000000000001"]) expect(crl.find(absent)).toBeUndefined();
-    for (const malformed of ["", "4", "zz", "FF", "0x", "\u00e9\u00e9", `00${serials[0]}`, `-${serials[0]}`, "-", "ff".repeat(200)]) expect(code(() => crl.find(malformed))).toBe("request-malformed");
+    for (const malformed of ["", "4", "zz", "FF", "0x", "\u00e9\u00e9", `00${serials[0]}`, `-${serials[0]}`, "-"]) expect(code(() => crl.find(malformed))).toBe("request-malformed");
+    for (const tooLong of ["7f".repeat(128), "ff".repeat(127), "ff".repeat(200), `-${"80".repeat(200)}`]) expect(code(() => crl.find(tooLong))).toBe("crl-missing");
     expect(crl.crlNumber).toBe(300n);
     expect(crl.issuer.equals(authority.issuing.subject)).toBe(true);
     expect(crl.issuingDistributionPoint?.fullNames).toEqual([uri(authority.crlDistributionPoint)]);
@@ -396,7 +397,8 @@ describe("a CRL", () => {
     expect(listed.filter((serialNumber) => crl.find(serialNumber)?.serialNumber !== serialNumber || !crl.has(octetsOf(serialNumber)))).toEqual([]);
     expect(others.filter((serialNumber) => crl.find(serialNumber) !== undefined || crl.has(octetsOf(serialNumber)))).toEqual([]);
     expect(crl.hasDuplicateEntries).toBe(false);
-    expect(crl.has(Buffer.alloc(200, 1))).toBe(false);
+    expect(crl.has(Buffer.alloc(127, 1))).toBe(false);
+    expect(code(() => crl.has(Buffer.alloc(128, 1)))).toBe("crl-missing");
     const [first = ""] = listed;
     const twice = forgeCrl({ issuer: ca.name, entries: [...listed, first].map((serialNumber) => crlEntry(serialNumber)) }, ca.privateKey);
     expect(twice.hasDuplicateEntries).toBe(true);

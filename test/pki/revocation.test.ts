@@ -274,13 +274,70 @@ test("a CRL of a CA that may not sign CRLs is refused", () => {
   expect(() => party().store.accept(signToBeSigned(tbs, keys.privateKey), [unable])).toThrow(refused("crl-issuer-not-authorized"));
 });
 
+test("a CRL number of 20 octets counts, and is read again after a restart", () => {
+  const file = path.join(temporaryDirectory(), "floors.json");
+  createFloors(file);
+  const crl = authority.leafCrl([], { crlNumber: 2n ** 159n - 1n, thisUpdate: at(-minutes(1)) }).der;
+  const { scope, crlNumber } = party(fileFloors(file)).accept(crl);
+  expect(fileFloors(file).get(scope)?.crlNumber).toBe(crlNumber);
+});
+
+test("a CRL that is signed with SHA-1 is refused, even by the right key", async () => {
+  const ofRsa = await testAuthority({ now: start, keyType: "rsa-2048" });
+  const store = new RevocationStore({ trustAnchors: [ofRsa.root], floors: memoryFloors(), clock: new TestClock(), maxAgeMilliseconds });
+  const crl = (algorithm: "rsa" | "rsa-sha1"): Uint8Array =>
+    signToBeSigned(
+      crlToBeSigned({
+        issuer: ofRsa.issuing,
+        thisUpdate: at(-minutes(1)),
+        nextUpdate: at(minutes(60)),
+        crlNumber: 1n,
+        issuingDistributionPoint: { only: "user", fullName: ofRsa.crlDistributionPoint },
+        entries: [],
+        signatureAlgorithm: Buffer.from(signatureAlgorithms[algorithm].der, "hex"),
+      }),
+      ofRsa.issuingKeys.privateKey,
+      algorithm,
+    );
+  expect(() => store.accept(crl("rsa-sha1"), [ofRsa.issuing])).toThrow(refused("crl-signature-invalid"));
+  expect(store.accept(crl("rsa"), [ofRsa.issuing]).crlNumber).toBe(1n);
+});
+
+test("the entries of a CRL are read only where its signature holds", () => {
+  const algorithm = Buffer.from(signatureAlgorithms["ec-p256"].der, "hex");
+  const common = [extensions.authorityKeyIdentifier(authority.issuing.extensions.subjectKeyIdentifier ?? ""), extension(oid.crlNumber, false, encodeInteger(7))];
+  const noEntry = encodeSequence(encodeInteger(5));
+  const tbs = encodeSequence(encodeInteger(1), algorithm, authority.issuing.subject.der, encodeTime(at(-minutes(1))), encodeTime(at(minutes(60))), encodeSequence(noEntry), encodeExplicit(0, encodeSequence(...common)));
+  expect(() => party().accept(signToBeSigned(tbs, testKeyPair().privateKey))).toThrow(refused("crl-signature-invalid"));
+  expect(() => party().accept(signToBeSigned(tbs, authority.issuingKeys.privateKey))).toThrow(refused("crl-malformed"));
+});
+
+test("a certificate whose serial number is too long for any CRL is refused", () => {
+  const { store } = informedParty();
+  const withSerial = (serialNumber: string): Certificate =>
+    forge(
+      {
+        subject: alice.subject,
+        issuer: authority.issuing.subject,
+        publicKey: testKeyPair().publicKey,
+        serialNumber,
+        extensions: [extensions.authorityKeyIdentifier(authority.issuing.extensions.subjectKeyIdentifier ?? ""), extensions.crlDistributionPoint(authority.crlDistributionPoint)],
+      },
+      authority.issuingKeys.privateKey,
+    );
+  expect(NotRevoked.is(store.check(pathOf(withSerial("7f".repeat(127)))))).toBe(true);
+  expect(() => store.check(pathOf(withSerial("7f".repeat(128))))).toThrow(refused("crl-missing"));
+});
+
 const flag = (number: number): Uint8Array => encode(contextTag(number), Buffer.of(0xff));
 const fullName = (url: string): Uint8Array => encodeExplicit(0, encode(constructedContextTag(0), encodeText(url, contextTag(6))));
 
 /** A leaf CRL of these extensions, beside its key identifier and number. */
-function crlWith(...more: readonly Uint8Array[]): Uint8Array {
+const crlWith = (...more: readonly Uint8Array[]): Uint8Array => crlOfNumber(7, ...more);
+
+function crlOfNumber(number: number | bigint, ...more: readonly Uint8Array[]): Uint8Array {
   const algorithm = Buffer.from(signatureAlgorithms["ec-p256"].der, "hex");
-  const common = [extensions.authorityKeyIdentifier(authority.issuing.extensions.subjectKeyIdentifier ?? ""), extension(oid.crlNumber, false, encodeInteger(7))];
+  const common = [extensions.authorityKeyIdentifier(authority.issuing.extensions.subjectKeyIdentifier ?? ""), extension(oid.crlNumber, false, encodeInteger(number))];
   const tbs = encodeSequence(encodeInteger(1), algorithm, authority.issuing.subject.der, encodeTime(at(-minutes(1))), encodeTime(at(minutes(60))), encodeExplicit(0, encodeSequence(...common, ...more)));
   return signToBeSigned(tbs, authority.issuingKeys.privateKey);
 }
@@ -291,6 +348,7 @@ test.each<[string, () => Uint8Array]>([
   ["an indirect CRL", () => crlWith(distributionPoint(flag(4)))],
   ["a CRL of some reasons", () => crlWith(distributionPoint(encode(contextTag(3), Buffer.of(6, 0x40))))],
   ["a CRL of attribute certificates", () => crlWith(distributionPoint(flag(5)))],
+  ["a CRL with a number of 21 octets", () => crlOfNumber(2n ** 159n)],
   ["a CRL with an unknown critical extension", () => crlWith(extension("1.3.6.1.4.1.55555.1", true, encodeBoolean(true)))],
 ])("%s does not take the place of a complete CRL", (_, crl) => {
   const { accept } = party();

@@ -11,6 +11,7 @@ import { Name, encodeGeneralName } from "#pki/name.ts";
 import { oid } from "#pki/oids.ts";
 import { pemDecodeAll } from "#pki/pem.ts";
 import { validatePath } from "#pki/path-validation.ts";
+import { RevocationStore, memoryFloors } from "#pki/revocation.ts";
 import { answerLine } from "#pki/verification-contract.ts";
 import { crlEntry, crlExtensions, directory, dns, email, extension, extensions, forgeCa, forgeCrl, forgeLeaf, ip, reasonCode, testAuthority, testTime, uri } from "./pki.ts";
 
@@ -96,6 +97,10 @@ export const fuzzTargets: readonly FuzzTarget[] = [
       lintCrl(list, { issuer: authority.issuing, scope: "user" });
       list.verifySignature(authority.issuing);
     },
+  },
+  {
+    seed: crl.der,
+    read: (bytes) => new RevocationStore({ trustAnchors: [authority.root], floors: memoryFloors(), clock: { now: () => testTime.now, monotonicMilliseconds: () => 0 }, maxAgeMilliseconds: 1 }).accept(bytes, [authority.issuing]),
   },
   { seed: leaf.certificate.der, refusesWithDerCode: true, read: walk },
   { seed: rich.certificate.der, read: (bytes) => ask({ trust: [base64(bytes)], anchor: "cert" }) },
