@@ -14,9 +14,14 @@ const options = () => ({
   secureOptions: constants.SSL_OP_NO_TICKET, // a resumed session would outlive the revocation
 });
 const server = createServer(options(), (request, response) => response.end(`Hello, ${request.socket.getPeerX509Certificate().subjectAltName}.\n`));
+const sockets = new Set(); // closeAllConnections() would leave out those in their handshake, which end it by the CRL of before
+server.on("connection", (socket) => {
+  sockets.add(socket);
+  socket.once("close", () => sockets.delete(socket));
+});
 watch("api", (_, name) => {
   if (name !== "crl.pem") return;
   server.setSecureContext(options());
-  server.closeAllConnections(); // whoever may come back does
+  for (const socket of sockets) socket.destroy(); // whoever may come back does
 });
 server.listen(8444, "127.0.0.1", () => console.log("listening on https://localhost:8444"));

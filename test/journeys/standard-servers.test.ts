@@ -2,7 +2,7 @@ import { spawn, spawnSync, type ChildProcess } from "node:child_process";
 import { EventEmitter, once } from "node:events";
 import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import https from "node:https";
-import { createServer, type AddressInfo } from "node:net";
+import { connect, createServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import tls from "node:tls";
@@ -32,7 +32,7 @@ beforeAll(async () => {
   ca = await startCa(at("data"), { outlivesTest: true, arguments: ["--dns", "api.corp"] });
   await ok("ca", "issue", "api", "--dns", "localhost", "--dns", "api.corp", "--ip", "127.0.0.1", "--out", at("api"));
   await ok("ca", "issue", "alice", "--kind", "agent", "--p12", "--out", at("alice"));
-  for (const name of ["bob", "carol", "dave"]) await ok("ca", "issue", name, "--kind", "agent", "--out", at(name));
+  for (const name of ["bob", "carol", "dave", "erin"]) await ok("ca", "issue", name, "--kind", "agent", "--out", at(name));
   const token = (await ok("ca", "token", "web"))["token"];
   await run(["agent", "enroll", "web", "--key-type", "ec-p256", "--token-file", "-", "--ca", ca.ready.enrolmentUrl, "--root-fingerprint", ca.ready.rootFingerprint], String(token));
 });
@@ -112,6 +112,35 @@ async function freePort(): Promise<number> {
   server.close();
   await once(server, "close");
   return port;
+}
+
+/** A client that has asked already, but whose certificate and request are kept from the server until they are released. */
+async function stalledHandshake(port: number, who: https.RequestOptions): Promise<{ readonly release: () => Promise<string> }> {
+  const released = Promise.withResolvers<void>();
+  const proxy = createServer((near) => {
+    const far = connect(port, "127.0.0.1");
+    let hasAnswered = false;
+    far.once("data", () => (hasAnswered = true));
+    far.pipe(near).on("error", () => {});
+    near.on("data", (flight) => void (hasAnswered ? released.promise : Promise.resolve()).then(() => far.write(flight)));
+    near.on("close", () => far.destroy());
+    far.on("error", () => {}).on("close", () => near.destroy());
+  }).listen(0, "127.0.0.1");
+  await once(proxy, "listening");
+  const client = tls.connect({ host: "127.0.0.1", servername: "localhost", port: (proxy.address() as AddressInfo).port, ca: pem("api", "root"), minVersion: "TLSv1.3", ...who } as tls.ConnectionOptions);
+  let answer = "";
+  client.setEncoding("utf8").on("data", (part: string) => (answer += part));
+  const closed = new Promise<void>((resolve) => client.once("close", () => resolve()));
+  await once(client, "secureConnect");
+  client.on("error", () => {}).write("GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+  return {
+    release: async () => {
+      released.resolve();
+      await closed;
+      proxy.close();
+      return answer;
+    },
+  };
 }
 
 /** One of the files that the README shows, on a port of the test's own. */
@@ -223,10 +252,13 @@ describe("plain Node, as the README's two programs", () => {
     const kept = new https.Agent({ keepAlive: true });
     const held = await ask(port, credentialOf("carol"), kept);
     const ended = once(held.socket as tls.TLSSocket, "close");
+    const stalled = await stalledHandshake(port, credentialOf("erin"));
 
     await revoke("carol");
+    await revoke("erin");
     await ok("ca", "follow-crl", "--once", "--out", at("api", "crl.pem"));
     await ended;
+    expect(await stalled.release(), "the answer to a handshake that was under way").toBe("");
     expect(client("carol")).toMatchObject({ status: 1, stdout: "" });
     expect(client("alice").status).toBe(0);
     kept.destroy();
