@@ -48,7 +48,7 @@ const refuse = (code: ErrorCode, reason: string, { endEntity }: ValidatedPath): 
 
 /**
  * Signet's own rules for a leaf, over a path that is valid: a subjectAltName, an extendedKeyUsage with the path's purpose and nothing
- * else, exactly one URI, which is the identity, in the trust domain that its issuer has as organizationName; never the common name. The issuer's
+ * else, exactly one URI, which is the identity, in the trust domain that its issuer has as its one organizationName; never the common name. The issuer's
  * name is signed by the root, so that this binds an issuing CA as a name constraint would; browsers refuse certificates with URIs where there is one.
  * @throws SignetError `san-missing`, `extended-key-usage-missing`, `purpose-not-permitted`, `identity-ambiguous`, `profile-violation`
  */
@@ -67,8 +67,8 @@ export function checkProfile(path: ValidatedPath): Identity {
   } catch (cause) {
     throw new SignetError("profile-violation", "The URI of the certificate is not a Signet identity.", { cause });
   }
-  const organizations = path.endEntity.issuer.attributes(oid.organizationName);
-  if (organizations.some(({ text }) => text !== identity.trustDomain)) throw refuse("profile-violation", `The issuer is not named for the trust domain ${identity.trustDomain}.`, path);
+  const [organization, ...others] = path.endEntity.issuer.attributes(oid.organizationName);
+  if (organization?.text !== identity.trustDomain || others.length > 0) throw refuse("profile-violation", `The issuer is not named for the trust domain ${identity.trustDomain}.`, path);
   return identity;
 }
 

@@ -177,6 +177,10 @@ const certificateRules: readonly Omit<CertificateRule, "appliesTo">[] = [
   own("ca-profile", "profile", (certificate: Certificate, { profile }) => typeof profile !== "string" || (isCa(certificate) && hasKeyUsage(certificate, ["keyCertSign", "cRLSign"]))),
   own("ca-path-length", "profile", (certificate: Certificate, { profile }) => typeof profile !== "string" || certificate.extensions.basicConstraints?.pathLength === (profile === "root" ? 1 : 0)),
   own("issuing-ca-names-constrained", "profile", (certificate: Certificate, { profile }) => profile !== "issuing" || isConstrainedInEveryForm(certificate)),
+  own("issuing-ca-organization", "profile: the trust domain that checkProfile holds its leaves to", ({ subject }: Certificate, { profile }) => {
+    const organizations = subject.attributes(oid.organizationName);
+    return profile !== "issuing" || (organizations.length === 1 && isTrustDomainForm(organizations[0]?.text));
+  }),
   own("crl-distribution-point-present", "profile", (certificate: Certificate, { profile }) => profile === undefined || typeof profile === "string" || namedDistributionPoints(certificate) === 1),
   own("crl-distribution-point-of-crl", "RFC 5280 section 6.3.3 (b)(2)(i)", ({ extensions: { crlDistributionPoints = [] } }: Certificate, { crl }) => {
     const names = crl?.issuingDistributionPoint?.fullNames ?? [];

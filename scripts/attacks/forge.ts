@@ -39,8 +39,8 @@ function time(date: Date): Node {
 }
 
 /** A Name: of one commonName, or the very bytes of somebody else's. */
-const nameOf = (name: string | Uint8Array): Node =>
-  typeof name === "string" ? sequence(set(sequence(identifier("2.5.4.3"), primitive(Type.UTF8, Buffer.from(name))))) : decode(name);
+const nameOf = (name: string | Uint8Array): Node => (typeof name === "string" ? sequence(attribute("2.5.4.3", name)) : decode(name));
+const attribute = (type: string, text: string): Node => set(sequence(identifier(type), primitive(Type.UTF8, Buffer.from(text))));
 
 /** ecdsa-with-SHA256 or sha256WithRSAEncryption, as the key wants. */
 const algorithmFor = (key: KeyObject): Node =>
@@ -198,11 +198,13 @@ export function subjectOf(certificate: string): Buffer {
 /** Whoever holds this certificate's key, as an issuer: whether or not it may be one. */
 export const issuerFrom = (credential: PemCredential): Issuer => ({ name: subjectOf(credential.certificate), privateKey: createPrivateKey(credential.key) });
 
-export const laboratoryNames = { root: "Laboratory Root", issuing: "Laboratory Issuing CA", crl: "http://127.0.0.1:1/crl/leaf-0.crl" };
+const trustDomain = "lab.signet.internal";
+/** The issuing CA has the trust domain as its organizationName, without which Signet would take no leaf of it. */
+const issuingName = encode(sequence(attribute("2.5.4.10", trustDomain), attribute("2.5.4.3", "Laboratory Issuing CA")));
+export const laboratoryNames = { root: "Laboratory Root", issuing: issuingName, crl: "http://127.0.0.1:1/crl/leaf-0.crl" };
 
 /** Makes the laboratory's authority: in about ten milliseconds, and for this run only. */
 export function equipLaboratory(): Laboratory {
-  const trustDomain = "lab.signet.internal";
   const minutesFromNow = (minutes: number): Date => new Date(Math.floor(Date.now() / 1000) * 1000 + minutes * 60_000);
   const root = forgeKeyPair();
   const issuing = forgeKeyPair();

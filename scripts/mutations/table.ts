@@ -160,9 +160,16 @@ export const mutations: readonly Mutation[] = [
   {
     rule: "an issuing CA certifies identities of its own trust domain alone",
     file: "pki/certificate-profile.ts",
-    replace: "if (organizations.some(({ text }) => text !== identity.trustDomain)) throw",
-    by: "if (false) throw",
+    replace: "if (organization?.text !== identity.trustDomain || others.length > 0) throw",
+    by: "if (organization !== undefined && organization.text !== identity.trustDomain) throw",
     tests: ["test/pki/certificate-profile.test.ts"],
+  },
+  {
+    rule: "no issuing CA is signed that is not named for one trust domain",
+    file: "pki/lint.ts",
+    replace: "organizations.length === 1 && isTrustDomainForm(organizations[0]?.text)",
+    by: "organizations.every(({ text }) => isTrustDomainForm(text))",
+    tests: ["test/pki/lint.test.ts"],
   },
   {
     rule: "the status page answers under the names of this machine alone",

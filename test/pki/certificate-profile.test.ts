@@ -10,11 +10,13 @@ import { validatePath } from "#pki/path-validation.ts";
 import type { KeyPurpose, ValidatedPath } from "#pki/path-validation.ts";
 import { dns, extension, extensions, forgeCa, forgeLeaf, ip, newSerialNumber, signToBeSigned, spkiOf, testAuthority, testKeyPair, testTime, uri } from "#test/support/pki.ts";
 
-const root = forgeCa("Root");
+/** A root with organizationNames. */
+const rootNamed = (...organizations: readonly string[]) => forgeCa("Root", undefined, { content: { subject: Name.of([...organizations.map((text): [string, string] => [oid.organizationName, text]), [oid.commonName, "Root"]]) } });
+const root = rootNamed("signet.internal");
 const alice = uri("spiffe://signet.internal/agent/alice");
 
-function pathOf(list: readonly Uint8Array[], purpose: KeyPurpose = "clientAuth"): ValidatedPath {
-  return validatePath({ endEntity: forgeLeaf("alice", root, { extensions: list }), intermediates: [], trustAnchors: [root.certificate], purpose, at: testTime.now });
+function pathOf(list: readonly Uint8Array[], purpose: KeyPurpose = "clientAuth", issuer = root): ValidatedPath {
+  return validatePath({ endEntity: forgeLeaf("alice", issuer, { extensions: list }), intermediates: [], trustAnchors: [issuer.certificate], purpose, at: testTime.now });
 }
 
 function code(run: () => unknown): string {
@@ -86,6 +88,10 @@ describe("a valid path is refused as a peer's", () => {
     ["of a CA", [client, extensions.subjectAltName([alice]), extensions.basicConstraints(true)], "profile-violation"],
   ] as const)("%s", (_, list, expected) => {
     expect(code(() => checkProfile(pathOf(list)))).toBe(expected);
+  });
+
+  test.each([["none", []], ["two", ["signet.internal", "signet.internal"]], ["another", ["other.internal"]]] as const)("where its issuer has not the trust domain as its one organizationName, but %s", (_, organizations) => {
+    expect(code(() => checkProfile(pathOf([client, extensions.subjectAltName([alice])], "clientAuth", rootNamed(...organizations))))).toBe("profile-violation");
   });
 
   test("if it was never validated", () => {

@@ -74,8 +74,10 @@ function leaf(changed: Extensions = {}, content: Partial<ForgedContent> = {}, al
   return forge({ subject: Name.of([]), issuer: authority.issuing.subject, publicKey: leafKeys.publicKey, extensions: list(goodLeaf, changed), ...content }, algorithm?.startsWith("rsa") === true ? rsaKeys.privateKey : authority.issuingKeys.privateKey, algorithm);
 }
 
+const named = (...organizations: readonly string[]): Name => Name.of([...organizations.map((text): [string, string] => [oid.organizationName, text]), [oid.commonName, "CA"]]);
+
 function ca(changed: Extensions = {}, content: Partial<ForgedContent> = {}): Certificate {
-  return forge({ subject: commonName("CA"), issuer: authority.root.subject, publicKey: caKeys.publicKey, extensions: list(goodCa, changed), ...content }, authority.rootKeys.privateKey);
+  return forge({ subject: named("signet.internal"), issuer: authority.root.subject, publicKey: caKeys.publicKey, extensions: list(goodCa, changed), ...content }, authority.rootKeys.privateKey);
 }
 
 const twoPoints = "http://localhost:8080/crl/leaf-0.crl";
@@ -103,7 +105,7 @@ const badCertificates: Record<string, { certificate: Certificate; context: Certi
   "version-3": { certificate: forge({ subject: commonName("v1"), issuer: commonName("v1"), publicKey: leafKeys.publicKey, version: 1 }, leafKeys.privateKey), context: noProfile },
   "time-form": { certificate: leaf({}, { validity: encodeSequence(encode(tag.generalizedTime, Buffer.from("20260601110000Z")), encodeTime(testTime.notAfter)) }), context: agent },
   "unique-identifiers-absent": { certificate: leaf({}, { beforeExtensions: [encode(contextTag(1), Buffer.of(0, 1))] }), context: agent },
-  "ca-subject-present": { certificate: ca({ san: extensions.subjectAltName([dns("localhost")], true) }, { subject: Name.of([]) }), context: issuingCa },
+  "ca-subject-present": { certificate: ca({ san: extensions.subjectAltName([dns("localhost")], true) }, { subject: Name.of([]) }), context: issuingCa, also: ["issuing-ca-organization"] },
   "authority-key-identifier-present": { certificate: leaf({ aki: undefined }), context: { profile: { kind: "agent", role: "client" } } },
   "authority-key-identifier-not-critical": { certificate: leaf({ aki: extensions.authorityKeyIdentifier(ski, true) }), context: agent },
   "ca-subject-key-identifier-present": { certificate: ca({ ski: undefined }), context: noProfile },
@@ -143,6 +145,7 @@ const badCertificates: Record<string, { certificate: Certificate; context: Certi
   "ca-profile": { certificate: ca({ ku: extensions.keyUsage("keyCertSign", "cRLSign", "digitalSignature") }), context: issuingCa },
   "ca-path-length": { certificate: ca({ bc: extensions.basicConstraints(true) }), context: issuingCa },
   "issuing-ca-names-constrained": { certificate: ca({ nc: extensions.nameConstraints({ permitted: everyForm.filter(({ kind }) => kind !== "dns"), excluded: [dns("example.com")] }) }), context: issuingCa },
+  "issuing-ca-organization": { certificate: ca({}, { subject: named() }), context: issuingCa },
   "crl-distribution-point-present": { certificate: leaf({ cdp: undefined }), context: agent },
   "leaf-is-no-ca": { certificate: leaf({ bc: extensions.basicConstraints(true) }), context: agent, also: ["ca-subject-present"] },
   "leaf-key-usage": { certificate: leaf({ ku: extensions.keyUsage("digitalSignature", "keyEncipherment") }), context: agent },
@@ -257,6 +260,10 @@ describe("one bad artefact for each rule", () => {
   test("every rule has one", () => {
     expect([...Object.keys(badCertificates), ...Object.keys(badCrls)].sort()).toEqual(lintRules.map((rule) => rule.id).sort());
     for (const rule of lintRules) expect(rule.citation).not.toBe("");
+  });
+
+  test.each([[["signet.internal", "other.internal"]], [["Signet"]]])("an issuing CA with organizationName %j", (organizations) => {
+    expect(brokenRules(() => lintCertificate(ca({}, { subject: named(...organizations) }), issuingCa))).toEqual(["issuing-ca-organization"]);
   });
 
   test.each(Object.entries(badCertificates))("%s", (id, { certificate, context, also = [] }) => {
