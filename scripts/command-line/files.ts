@@ -1,5 +1,6 @@
 import { randomBytes } from "node:crypto";
-import { mkdir, open, readdir, rename, rm, rmdir } from "node:fs/promises";
+import { lstatSync } from "node:fs";
+import { link, mkdir, open, readdir, rename, rm, rmdir } from "node:fs/promises";
 import path from "node:path";
 import type { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
@@ -39,11 +40,25 @@ export async function readSecret(file: string, what: string, invocation: Invocat
 
 /** Writes a file whole or not at all, over an older one if there is one. @throws SignetError file-unusable */
 export function writeWhole(file: string, content: Uint8Array | string, mode: 0o600 | 0o644): void {
+  requireReplaceable(file);
   try {
     writeFileDurably(file, content, mode);
   } catch (error) {
     throw fileError(file, error instanceof SignetError ? error.cause : error);
   }
+}
+
+/** What a file is renamed over is gone: a device (/dev/null), a pipe or a link that somebody else relies on, or that leads to what was meant. */
+function requireReplaceable(file: string): void {
+  let found;
+  try {
+    found = lstatSync(file, { throwIfNoEntry: false });
+  } catch (error) {
+    throw fileError(file, error);
+  }
+  if (found === undefined || found.isFile()) return;
+  if (found.isDirectory()) throw fileError(file, Object.assign(new Error(), { code: "EISDIR" }));
+  throw new SignetError("file-unusable", `${file}: it is ${found.isSymbolicLink() ? "a symbolic link" : "a device, pipe or socket"}, which a file would replace.`, { details: { next: "Name the file itself, or leave out --out to pipe." } });
 }
 
 /** A file, or stdin for `-`, as a stream of any length. @throws SignetError file-unusable */
@@ -67,6 +82,7 @@ export async function openInput(file: string, invocation: Invocation): Promise<R
  * @throws SignetError file-unusable, and whatever ends the stream
  */
 export async function writeWholeFrom(file: string, content: AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<number> {
+  requireReplaceable(file);
   const temporary = `${file}.${randomBytes(6).toString("hex")}${temporarySuffix}`;
   let output;
   try {
@@ -88,7 +104,7 @@ export async function writeWholeFrom(file: string, content: AsyncIterable<Uint8A
 /**
  * Fills a directory with new files, all of them or none. The place is prepared before `fill` runs, so that a directory that
  * cannot be written is known before anything is asked of a CA; what `fill` keeps first survives a crash only as a hidden folder.
- * @param names files that `fill` may write; one that exists already is a refusal
+ * @param names files that `fill` may write; one that exists already, or comes to be meanwhile, is a refusal
  * @throws SignetError file-unusable
  */
 export async function fillDirectory<T>(directory: string, names: readonly string[], fill: (write: (name: string, content: Uint8Array | string, mode: 0o600 | 0o644) => void) => Promise<T>): Promise<T> {
@@ -105,19 +121,28 @@ export async function fillDirectory<T>(directory: string, names: readonly string
   }
   const folder = staging;
   const written: string[] = [];
+  const placed: string[] = [];
   try {
     const result = await fill((name, content, mode) => {
       writeWhole(path.join(folder, name), content, mode);
       written.push(name);
     });
-    for (const name of written) await rename(path.join(folder, name), path.join(directory, name));
+    for (const name of written) {
+      const file = path.join(directory, name);
+      // Not a rename, which would take the place of what somebody else has filled it with meanwhile.
+      await link(path.join(folder, name), file).catch((error: unknown) => {
+        throw fileError(file, error, errnoOf(error) === "EEXIST" ? "Choose another --out directory." : undefined);
+      });
+      placed.push(file);
+    }
+    syncFolder(directory);
+    await rm(folder, { recursive: true });
     return result;
   } catch (error) {
+    for (const file of placed) await rm(file, { force: true });
     await rm(folder, { recursive: true, force: true });
     if (made !== undefined) await removeEmpty(directory, made);
     throw error instanceof SignetError || errnoOf(error) === undefined ? error : fileError(directory, error);
-  } finally {
-    await rmdir(folder).catch(() => {});
   }
 }
 

@@ -1,10 +1,12 @@
+import { spawnSync } from "node:child_process";
 import { generateKeyPairSync } from "node:crypto";
-import { mkdirSync, readdirSync, statSync, writeFileSync } from "node:fs";
+import { lstatSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import path from "node:path";
+import { Readable } from "node:stream";
 import { Command } from "commander";
 import { describe, expect, it } from "vitest";
 import type { Definition } from "#scripts/command-line/program.ts";
-import { writeWhole, fillDirectory } from "#scripts/command-line/files.ts";
+import { fillDirectory, writeWhole, writeWholeFrom } from "#scripts/command-line/files.ts";
 import { defineSignet, signet } from "#scripts/command-line/signet.ts";
 import { withExample } from "#scripts/command-line/program.ts";
 import { createCsr, generateKeyPair } from "#pki/keys.ts";
@@ -172,6 +174,33 @@ describe("files of the command line", () => {
     if (process.platform !== "win32") expect(statSync(path.join(directory, "a")).mode & 0o777).toBe(0o600);
     await expect(fillDirectory(directory, ["a", "b"], async () => {})).rejects.toMatchObject({ code: "file-unusable" });
     expect(readdirSync(directory)).toStrictEqual(["a"]);
+  });
+
+  it("fill a directory that another fills meanwhile not at all, and leave it what it has", async () => {
+    const directory = temporaryDirectory();
+    const names = ["a", "b", "c"];
+    await expect(fillDirectory(directory, names, async (write) => {
+      for (const name of names) write(name, "late", 0o600);
+      await fillDirectory(directory, ["b"], async (other) => other("b", "early", 0o600));
+    })).rejects.toMatchObject({ code: "file-unusable" });
+    expect(readdirSync(directory)).toStrictEqual(["b"]);
+    expect(readFileSync(path.join(directory, "b"), "utf8")).toBe("early");
+  });
+
+  it.skipIf(process.platform === "win32")("take the place of regular files alone, not of a link or a pipe (skipped on Windows)", async () => {
+    const directory = temporaryDirectory();
+    const [file, symbolic, pipe] = ["file", "link", "pipe"].map((name) => path.join(directory, name)) as [string, string, string];
+    writeFileSync(file, "kept");
+    symlinkSync(file, symbolic);
+    expect(spawnSync("mkfifo", [pipe]).status).toBe(0);
+    const refused = { code: "file-unusable", details: { next: "Name the file itself, or leave out --out to pipe." } };
+    for (const taken of [symbolic, pipe]) {
+      expect(() => writeWhole(taken, "x", 0o600)).toThrow(expect.objectContaining(refused));
+      await expect(writeWholeFrom(taken, Readable.from([Buffer.from("x")]), new AbortController().signal)).rejects.toMatchObject(refused);
+    }
+    writeWhole(file, "written", 0o600);
+    expect([lstatSync(symbolic).isSymbolicLink(), lstatSync(pipe).isFIFO(), readFileSync(symbolic, "utf8")]).toStrictEqual([true, true, "written"]);
+    expect(readdirSync(directory).sort()).toStrictEqual(["file", "link", "pipe"]);
   });
 
   it("are refused where a directory stands in their place", () => {
