@@ -6,7 +6,7 @@ import type { KeyCall, KeyService } from "./key-service.ts";
 
 /** Streams that one identity holds open at a time. */
 export const streamsPerIdentity = 8;
-/** What may wait for a reader that is slower than its events; beyond that it is cut, and asks anew. */
+/** What may still wait for a reader when the next change comes; beyond that it is slower than its events, is cut, and asks anew. */
 export const waitingOctets = 64 * 1024;
 
 interface Stream {
@@ -37,8 +37,8 @@ export class EventStreams {
     if (streams.size >= streamsPerIdentity) throw new SignetError("limit-exceeded", `${uri} holds ${streamsPerIdentity} streams of events already.`, { details: { limit: streamsPerIdentity } });
     if (response.closed || response.destroyed) return;
     const stream = { peer, response };
-    const stopWatching = this.#parts.service.watch(call, (event) => this.#write(stream, event));
-    const heartbeat = setInterval(() => this.#write(stream, { type: "heartbeat" }), this.#parts.heartbeatMilliseconds ?? heartbeatSeconds * 1000);
+    const stopWatching = this.#parts.service.watch(call, (events) => this.#write(stream, events));
+    const heartbeat = setInterval(() => this.#write(stream, [{ type: "heartbeat" }]), this.#parts.heartbeatMilliseconds ?? heartbeatSeconds * 1000);
     this.#open.set(uri, streams.add(stream));
     response.once("close", () => {
       clearInterval(heartbeat);
@@ -47,7 +47,7 @@ export class EventStreams {
       if (streams.size === 0) this.#open.delete(uri);
     });
     response.writeHead(200, { "Content-Type": eventStreamMediaType });
-    this.#write(stream, { type: "connected", uri, heartbeatSeconds });
+    this.#write(stream, [{ type: "connected", uri, heartbeatSeconds }]);
   }
 
   /** Says to every reader that the service stops, and ends its stream. */
@@ -55,7 +55,8 @@ export class EventStreams {
     for (const stream of [...this.#open.values()].flatMap((streams) => [...streams])) endWith(stream, new SignetError("not-ready", "The KMS is stopping."));
   }
 
-  #write(stream: Stream, event: KeyEvent): void {
+  /** All that one change tells, however much: a reader is judged by what it has not read of the changes before, since nothing that is written leaves in the same turn. */
+  #write(stream: Stream, events: readonly KeyEvent[]): void {
     const { peer, response } = stream;
     if (response.writableEnded || response.destroyed) return;
     try {
@@ -64,8 +65,8 @@ export class EventStreams {
       endWith(stream, error);
       return;
     }
-    response.write(`${JSON.stringify(event)}\n`);
     if (response.writableLength > waitingOctets) response.destroy();
+    else response.write(events.map((event) => `${JSON.stringify(event)}\n`).join(""));
   }
 }
 

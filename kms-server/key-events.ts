@@ -3,9 +3,12 @@ import type { KeyEvent } from "#pki/protocol-kms.ts";
 import { isPermitted } from "./key-policy.ts";
 import type { KeyRecord, KeyVersionRecord } from "./key-store.ts";
 
+/** Versions that one event names at most: some 10 KiB of a line, whatever the age of the key. */
+export const versionsPerEvent = 1_000;
+
 /**
  * What a change of one key is to a caller, by the policy before and after: nothing, unless the caller may have the key itself. Versions that take the same state in one change
- * make one event, so that no key is too old to be told about.
+ * make one event, or as few as hold them.
  */
 export function keyEventsFor(caller: Identity, before: KeyRecord | undefined, after: KeyRecord): readonly KeyEvent[] {
   const { name: key, id } = after;
@@ -20,7 +23,8 @@ export function keyEventsFor(caller: Identity, before: KeyRecord | undefined, af
   const changed = after.versions.filter(({ version, state }) => states.has(version) && states.get(version) !== state);
   for (const [state, versions] of Map.groupBy(changed, (each) => each.state)) {
     const reason = versions[0]?.revocationReason ?? undefined;
-    events.push({ type: "state-changed", key, id, versions: versions.map(({ version }) => version), state, ...(reason === undefined ? {} : { reason }) });
+    const numbers = versions.map(({ version }) => version);
+    for (let at = 0; at < numbers.length; at += versionsPerEvent) events.push({ type: "state-changed", key, id, versions: numbers.slice(at, at + versionsPerEvent), state, ...(reason === undefined ? {} : { reason }) });
   }
   return events;
 }

@@ -149,10 +149,13 @@ export class KeyService {
   }
 
   /** Tells of each change that brings the caller a key version, changes one that it may have, or takes a key from it. @returns ends it @throws SignetError not-permitted */
-  watch({ peer }: KeyCall, listener: (event: KeyEvent) => void): () => void {
+  watch({ peer }: KeyCall, listener: (events: readonly KeyEvent[]) => void): () => void {
     const caller = peer.identity;
     if (!isPermittedAtLarge(caller, "watch")) throw this.#denied(caller, "watch");
-    return this.#store.onPublished((before, after) => keyEventsFor(caller, before, after).forEach(listener));
+    return this.#store.onPublished((before, after) => {
+      const events = keyEventsFor(caller, before, after);
+      if (events.length > 0) listener(events);
+    });
   }
 
   /**

@@ -31,6 +31,13 @@ describe("what a change is to a caller", () => {
     expect(keyEventsFor(parseIdentityUri(uri(name)), before, after)).toEqual(events);
   });
 
+  test("names a bounded number of versions in one event, and all of them in several", () => {
+    const all = Array.from({ length: 14_000 }, (_, index) => index + 1);
+    const events = keyEventsFor(parseIdentityUri(uri("alice")), record(1, all.map((number) => version(number, "deactivated"))), record(2, all.map((number) => version(number, "compromised", "keyCompromise"))));
+    expect(events.flatMap((event) => (event.type === "state-changed" && event.reason === "keyCompromise" ? event.versions : []))).toEqual(all);
+    for (const event of events) expect(JSON.stringify(event).length).toBeLessThan(16 * 1024);
+  });
+
   test("is nothing to anybody else: a stranger, an operator, a service", () => {
     for (const other of [uri("dave"), uri("alice", "operator"), uri("bob", "service")]) expect(keyEventsFor(parseIdentityUri(other), undefined, shared)).toEqual([]);
   });
@@ -110,8 +117,9 @@ describe("a reader", () => {
     destroyed = false;
     closed = false;
     writeHead() {}
-    write(line: string) {
-      this.written.push(JSON.parse(line) as KeyEvent);
+    write(lines: string) {
+      this.writableLength += lines.length;
+      this.written.push(...lines.trim().split("\n").map((line) => JSON.parse(line) as KeyEvent));
     }
     end(line: string) {
       this.write(line);
@@ -124,10 +132,10 @@ describe("a reader", () => {
   }
   const begun = async (recheck: () => void = () => {}) => {
     const peer = await testPeer("agent", "bob");
-    let tell: (event: KeyEvent) => void = () => {};
+    let tell: (events: readonly KeyEvent[]) => void = () => {};
     let watching = 0;
     const service = {
-      watch: (_call: unknown, listener: (event: KeyEvent) => void) => {
+      watch: (_call: unknown, listener: (events: readonly KeyEvent[]) => void) => {
         tell = listener;
         watching += 1;
         return () => (watching -= 1);
@@ -135,7 +143,7 @@ describe("a reader", () => {
     };
     const response = new Response();
     new EventStreams({ service, recheck }).begin(callBy(peer), response as unknown as ServerResponse);
-    return { response, tell: () => tell({ type: "withdrawn", key: "k", id: "i" }), watching: () => watching };
+    return { response, tell: (...events: KeyEvent[]) => tell(events.length > 0 ? events : [{ type: "withdrawn", key: "k", id: "i" }]), watching: () => watching };
   };
 
   test("that does not read is cut, and nothing more is kept for it", async () => {
@@ -144,7 +152,16 @@ describe("a reader", () => {
     tell();
     expect([response.destroyed, watching()]).toEqual([true, 0]);
     tell();
-    expect(response.written).toHaveLength(2);
+    expect(response.written).toHaveLength(1);
+  });
+
+  test("gets all of one change, however much, and is cut where it has not read that when the next comes", async () => {
+    const { response, tell } = await begun();
+    const change = Array.from({ length: 20 }, (_, at): KeyEvent => ({ type: "state-changed", key: "k", id: "i", versions: Array.from({ length: 1_000 }, (_, number) => 10_000 + number), state: at % 2 === 0 ? "deactivated" : "destroyed" }));
+    tell(...change);
+    expect([response.destroyed, response.written.slice(1), response.writableLength > 100_000]).toEqual([false, change, true]);
+    tell();
+    expect([response.destroyed, response.written.length]).toEqual([true, 21]);
   });
 
   test("whose standing has ended gets the reason in place of the event", async () => {
