@@ -78,7 +78,7 @@ export async function* decryptFile(kms: Pick<KmsClient, "decrypt">, source: Asyn
     const length = prefix.readUInt32BE(magic.length);
     if (length > headerLimit) throw new SignetError("ciphertext-malformed", "The head of the file is longer than any can be.");
     const encoded = (await reader.take(length)).octets;
-    const { key, context, wrappedKey, salt } = parseOneSpelling(encoded, headerSchema);
+    const { key, context, wrappedKey, salt } = parseHeader(encoded);
     requireOwnNames(context);
     accept({ key, context });
     dataKey = Buffer.from((await kms.decrypt(key, Buffer.from(wrappedKey, "base64"), { ...context, ...purpose })).plaintext);
@@ -87,6 +87,14 @@ export async function* decryptFile(kms: Pick<KmsClient, "decrypt">, source: Asyn
   } finally {
     dataKey?.fill(0);
     await reader.close();
+  }
+}
+
+function parseHeader(encoded: Uint8Array): z.infer<typeof headerSchema> {
+  try {
+    return parseOneSpelling(encoded, headerSchema);
+  } catch (cause) {
+    throw new SignetError("ciphertext-malformed", "The head of the file is damaged or not whole.", { cause });
   }
 }
 

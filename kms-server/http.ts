@@ -164,7 +164,8 @@ function routesOf(parts: KmsHttpParts): Routes {
     "/v1/keys/:target/versions": { GET: answer(async (call, request) => service.versions(call, targetOf(request, false).name, numberCursorOf(request), limitOf(request))) },
     // Its GET has been answered before it comes here, unless the name or the number does not fit, or a query follows.
     "/v1/keys/:target/versions/:version/material": {
-      GET: () => {
+      GET: (request) => {
+        if (request.method !== "GET") throw new SignetError("method-not-allowed", "Key material has no head of its own: ask by GET.");
         throw malformed("Key material is asked for by the name of the key and a version number or `latest`, and nothing else.");
       },
     },

@@ -15,9 +15,12 @@ rmSync(dist, { recursive: true, force: true });
 const compiler = spawnSync(process.execPath, [path.join(root, "scripts/launch.mjs"), "typescript", "--project", path.join(root, "tsconfig.build.json")], { cwd: root, stdio: ["ignore", 2, 2] });
 if (compiler.status !== 0) fail("The package does not compile.");
 
-// What lies beside the modules and is read by them: SQL, style sheets.
+const { version, imports, files } = JSON.parse(readFileSync(path.join(root, "package.json"), "utf8")) as { version: string; imports: Record<string, string>; files: readonly string[] };
+
+// What lies beside the modules and is read by them: SQL, style sheets. Not what the package has under its own name.
 for (const folder of folders(dist)) {
   for (const entry of readdirSync(path.join(root, folder), { withFileTypes: true })) {
+    if (files.includes(path.join(folder, entry.name).replaceAll(path.sep, "/"))) continue;
     if (entry.isFile() ? !isModule(entry.name) : !existsSync(path.join(dist, folder, entry.name)) && !holdsModules(path.join(root, folder, entry.name))) {
       cpSync(path.join(root, folder, entry.name), path.join(dist, folder, entry.name), { recursive: true });
     }
@@ -29,7 +32,6 @@ for (const file of readdirSync(dist, { recursive: true, encoding: "utf8" }).filt
   if (/new URL\([^)]*\.ts["`]/.test(readFileSync(path.join(dist, file), "utf8"))) fail(`${file} names a source file by its path; projectFile("folder/name.ts") finds it in both places.`);
 }
 
-const { version, imports } = JSON.parse(readFileSync(path.join(root, "package.json"), "utf8")) as { version: string; imports: Record<string, string> };
 const compiled = Object.entries(imports).filter(([name]) => existsSync(path.join(dist, name.slice(1).split("/")[0] ?? "")));
 const manifest = { version, type: "module", imports: Object.fromEntries(compiled.map(([name, file]) => [name, file.replace(/\.ts$/, ".js")])) };
 writeFileSync(path.join(dist, "package.json"), `${JSON.stringify(manifest, undefined, 2)}\n`);

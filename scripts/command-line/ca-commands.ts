@@ -72,7 +72,7 @@ export function defineCaCommands(definition: Definition): void {
     .option("--days <days>", "validity (1 to 398)", parseInteger(1, 398))
     .option("--csr <file>", "certify the key of this PKCS #10 request instead of making one (- for stdin)")
     .option("--p12", "also NAME.p12, key and chain for browsers and Java (PKCS #12)")
-    .option("--p12-password-file <file>", "its password (- for stdin); otherwise one is made");
+    .option("--p12-password-file <file>", "file of mode 0600 with its password (- for stdin); otherwise one is made");
   handle(issue, async (invocation: Invocation, name: string, options: NameOptions & Pkcs12Options & { readonly out: string; readonly role?: Role; readonly keyType: KeyType; readonly days?: number; readonly csr?: string }): Promise<Outcome> => {
     const { kind = "service", dns = [], ip = [], days, csr, keyType, out } = options;
     const role = options.role ?? (kind === "service" ? "server" : "client");
@@ -157,7 +157,7 @@ async function pkcs12Of({ p12, p12PasswordFile: file, csr }: Pkcs12Options, invo
   }
   if (csr !== undefined) throw usageError("a .p12 file holds the private key, which stays with its owner where --csr is given", "Leave one of the two out; the owner makes one with `openssl pkcs12 -export`.");
   if (file === undefined) return { password: Buffer.from(randomBytes(18).toString("base64url")), keepPassword: true };
-  const content = Buffer.from(await readInput(file, invocation));
+  const content = Buffer.from(await readInput(file, invocation, "password"));
   // One line break at the end is the editor's.
   const end = content.at(-1) === 0x0a ? (content.at(-2) === 0x0d ? -2 : -1) : content.length;
   const password = content.subarray(0, end);

@@ -60,12 +60,18 @@ async function transfer(
         return { json: summary, text: `${octets} octets to ${out}, ${words.done}.` };
       });
     } catch (error) {
-      if (!signal.aborted) throw error;
+      if (!signal.aborted) throw ofFile(error, file);
       return { exitCode: interruptedExitCode };
     } finally {
       source.destroy();
     }
   });
+}
+
+/** What does not open is one of many, perhaps. */
+function ofFile(error: unknown, file: string): unknown {
+  if (!(error instanceof SignetError) || (error.code !== "ciphertext-malformed" && error.code !== "decryption-failed")) return error;
+  return new SignetError(error.code, `${file === "-" ? "standard input" : file}: ${error.message}`, { details: error.details, cause: error });
 }
 
 async function toPipe(content: AsyncIterable<Uint8Array>, { terminal: { stdout } }: Invocation, signal: AbortSignal): Promise<Outcome> {

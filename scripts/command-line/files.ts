@@ -11,8 +11,12 @@ import { errnoOf, fileError, type Invocation, usageError } from "./program.ts";
 /** Octets of input that are read at most: room for a CRL of a million entries. */
 const inputLimit = 64 * 1024 * 1024;
 
-/** The content of a file, or of stdin for `-`. @throws SignetError file-unusable */
-export async function readInput(file: string, invocation: Invocation): Promise<Uint8Array> {
+/**
+ * The content of a file, or of stdin for `-`.
+ * @param secret what the file holds that nobody but its owner may read
+ * @throws SignetError file-unusable
+ */
+export async function readInput(file: string, invocation: Invocation, secret?: string): Promise<Uint8Array> {
   if (file === "-") {
     if (invocation.terminal.stdin.isTTY === true && !invocation.json) invocation.terminal.stderr.write("Reading from the terminal; end with Ctrl-D.\n");
     return readStream(invocation.terminal.stdin, "standard input");
@@ -20,7 +24,10 @@ export async function readInput(file: string, invocation: Invocation): Promise<U
   let handle;
   try {
     handle = await open(file, "r");
-    const { size } = await handle.stat();
+    const { size, mode } = await handle.stat();
+    if (secret !== undefined && process.platform !== "win32" && (mode & 0o077) !== 0) {
+      throw new SignetError("file-unusable", `${file}: the ${secret} may be read by others: its mode has to be 0600 or 0400.`, { details: { next: `Set it with \`chmod 600\`, and take another ${secret} if others had it.` } });
+    }
     if (size > inputLimit) throw new SignetError("file-unusable", `${file}: it is larger than ${inputLimit} octets.`);
     return await readStream(handle.createReadStream({ autoClose: false }), file);
   } catch (error) {

@@ -63,7 +63,7 @@ async function follow(identity: EnrolledIdentity, file: string, hook: readonly s
       news = Promise.withResolvers();
       const waits: Promise<unknown>[] = [news.promise, stopped];
       try {
-        say(invocation, await bringUpToDate(identity, file, hook, invocation));
+        say(invocation, await bringUpToDate(identity, file, hook, invocation, signal));
         failures = 0;
       } catch (error) {
         // Nothing is there yet that could be kept going: a mistake in what was typed, most likely.
@@ -86,28 +86,30 @@ interface Round {
 }
 
 /** @throws SignetError file-unusable (the file, or a command that is not there) | hook-failed */
-async function bringUpToDate(identity: EnrolledIdentity, file: string, hook: readonly string[], invocation: Invocation): Promise<Round> {
+async function bringUpToDate(identity: EnrolledIdentity, file: string, hook: readonly string[], invocation: Invocation, signal?: AbortSignal): Promise<Round> {
   const crls = identity.revocation.crls();
   writeWhole(file, crls.map((crl) => crl.toPem()).join(""), 0o644);
   const round = { file, crls: crls.map(({ issuer, crlNumber, nextUpdate }) => ({ issuer: issuer.toString(), crlNumber: String(crlNumber), nextUpdate: nextUpdate.toISOString() })) };
   const [command, ...args] = hook;
   if (command === undefined) return round;
   const started = performance.now();
-  await run(command, args, `${file} holds ${numbersOf(round)}, and the server may not have read it`, invocation);
+  await run(command, args, `${file} holds ${numbersOf(round)}, and the server may not have read it`, invocation, signal);
   return { ...round, hook: { command: hook.join(" "), milliseconds: Math.round(performance.now() - started) } };
 }
 
-/** Runs the hook. What it prints goes to stderr: stdout is for the numbers. */
-function run(command: string, args: readonly string[], consequence: string, { terminal }: Invocation): Promise<void> {
+/** Runs the hook; ends it when the follower is to stop. What it prints goes to stderr: stdout is for the numbers. */
+function run(command: string, args: readonly string[], consequence: string, { terminal }: Invocation, stop?: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
-    const child = spawn(command, args, { stdio: ["ignore", "pipe", "pipe"] });
+    const child = spawn(command, args, { stdio: ["ignore", "pipe", "pipe"], ...(stop === undefined ? {} : { signal: stop }) });
     for (const stream of [child.stdout, child.stderr]) stream.on("data", (part: Buffer) => terminal.stderr.write(part));
     let tooLong = false;
     const limit = setTimeout(() => {
       tooLong = true;
       child.kill("SIGKILL");
     }, hookMilliseconds);
-    child.once("error", (cause) => {
+    child.on("error", (cause) => {
+      // It has got its SIGTERM: "exit" follows.
+      if (cause.name === "AbortError") return;
       clearTimeout(limit);
       reject(fileError(command, cause, "Name a command that is on the PATH, or its whole path."));
     });

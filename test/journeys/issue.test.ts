@@ -1,6 +1,6 @@
 import { spawnSync } from "node:child_process";
 import { createPrivateKey, createPublicKey } from "node:crypto";
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import tls from "node:tls";
@@ -124,5 +124,14 @@ describe("signet ca issue", () => {
       expect(await issue(["issue", "no", "--kind", "agent", ...argv, "--out", at("no")], "\n")).toMatchObject({ exitCode: 1, answer: { code: "usage" } });
     }
     expect(existsSync(at("no"))).toBe(false);
+  });
+
+  test.skipIf(process.platform === "win32")("takes the password of a .p12 from no file that others may read (skipped on Windows)", async () => {
+    const file = at("p12.password");
+    writeFileSync(file, "correct horse\n");
+    for (const [mode, exitCode] of [[0o644, 1], [0o640, 1], [0o600, 0]] as const) {
+      chmodSync(file, mode);
+      expect(await issue(["issue", "open", "--kind", "agent", "--p12", "--p12-password-file", file, "--out", at("open")])).toMatchObject({ exitCode, ...(exitCode === 0 ? {} : { answer: { code: "file-unusable" } }) });
+    }
   });
 });

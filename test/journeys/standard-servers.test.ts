@@ -193,6 +193,13 @@ describe("signet ca follow-crl", () => {
     await follower.until(wrote(2));
     expect(await stop(follower.child)).toBe(0);
   });
+
+  test("ends a hook that hangs, and with it itself, when it is asked to", async () => {
+    const follower = signetProcess("ca", "follow-crl", "--out", at("followed.pem"), "--", process.execPath, "-e", 'console.log("hanging"); setInterval(() => {}, 1000)');
+    await follower.until((output) => output.includes("hanging"));
+    expect(await stop(follower.child)).toBe(0);
+    await follower.until((output) => output.includes("hook-failed"));
+  }, 30_000);
 });
 
 describe.skipIf(!hasNginx)(`nginx${hasNginx ? "" : " (skipped without nginx)"}`, () => {

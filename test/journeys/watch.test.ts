@@ -65,13 +65,21 @@ describe("signet file", () => {
     const sealed = readFileSync(file("sealed"));
     writeFileSync(file("cut"), sealed.subarray(0, -70_000));
     writeFileSync(file("kept"), "before");
-    for (const out of ["kept", "absent"]) expect(await run(["file", "decrypt", file("cut"), "--out", file(out), ...as("alice")])).toMatchObject({ exitCode: 5, err: expect.stringContaining("decryption-failed") });
+    for (const out of ["kept", "absent"]) expect(await run(["file", "decrypt", file("cut"), "--out", file(out), ...as("alice")])).toMatchObject({ exitCode: 5, err: expect.stringContaining(`decryption-failed: ${file("cut")}: `) });
     expect(readFileSync(file("kept"), "utf8")).toBe("before");
     expect(readdirSync(home).filter((name) => name.startsWith("absent") || name.endsWith(".tmp"))).toEqual([]);
     // To a pipe goes the beginning, and the exit code says that it is one.
     const piped = await run(["file", "decrypt", file("cut"), ...as("alice")]);
     expect(piped.exitCode).toBe(5);
     expect(piped.out.equals(content.subarray(0, piped.out.length))).toBe(true);
+  });
+
+  test("names the file whose head is damaged, and speaks of no token", async () => {
+    const sealed = readFileSync(file("sealed"));
+    writeFileSync(file("headless"), sealed.fill("!", 12, 13));
+    const { exitCode, err } = await run(["file", "decrypt", file("headless"), "--out", file("absent"), ...as("alice")]);
+    expect({ exitCode, err }).toEqual({ exitCode: 5, err: expect.stringContaining(`ciphertext-malformed: ${file("headless")}: `) });
+    expect(err).not.toMatch(/JW[ES]/);
   });
 
   test.each<[string, readonly string[], number]>([

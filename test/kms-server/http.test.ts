@@ -216,7 +216,7 @@ describe("names and routes", () => {
   test.each([
     ["GET", "/V1/keys", 400], ["GET", "/v1/keys/", 404], ["GET", "/v1//keys", 404], ["GET", "/v1/keys/group/", 404], ["GET", "/v1/keys/group/../group", 404], ["GET", "/v1/keys/group/versions/0/material", 400],
     ["GET", "/v1/keys/group/versions/01/material", 400], ["GET", "/v1/keys/group/versions/1e0/material", 400], ["POST", "/v1/keys/group/versions/1/material", 405], ["DELETE", "/v1/keys/group", 405],
-    ["HEAD", "/v1/keys/group/versions/1/material", 400], ["POST", "/v1/keys/group:export", 404], ["GET", "/v1/keys/group:rotate", 405], ["GET", "/v1/keys:import", 405], ["GET", "/__proto__", 404], ["GET", "/", 404],
+    ["HEAD", "/v1/keys/group/versions/1/material", 405], ["HEAD", "/v1/keys/group/versions/latest/material", 405], ["POST", "/v1/keys/group:export", 404], ["GET", "/v1/keys/group:rotate", 405], ["GET", "/v1/keys:import", 405], ["GET", "/__proto__", 404], ["GET", "/", 404],
     ["GET", "/v1/keys?limit=0", 400], ["GET", "/v1/keys?limit=1&limit=2", 400], ["GET", "/v1/keys?cursor=%00", 400], ["GET", "/v1/keys?__proto__=1", 400], ["GET", "/v1/keys/group/versions?cursor=x", 400], ["POST", "/v1/keys/group:rotate?dryRun=yes", 400],
     ["GET", "/v1/keys/group/versions/1/material?x=1", 400],
   ] as const)("%s %s is answered with %i, and no key leaves", async (method, path, status) => {

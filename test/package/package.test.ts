@@ -77,6 +77,7 @@ describe.skipIf(skipped !== undefined)(`the package${skipped === undefined ? "" 
     expect(files.filter((file) => !file.startsWith("dist/")).sort()).toStrictEqual(["CHANGELOG.md", "DESIGN.md", "README.md", "SECURITY.md", "package.json", "scripts/runtime.mjs", "scripts/signet.mjs", "scripts/systemd/signet-ca.service", "scripts/systemd/signet-kms.service"]);
     expect(files.filter((file) => /(?<!\.d)\.ts$|\.(pem|key|p12|crl|tsbuildinfo)$|(^|\/)(test|bench|torture|mutations|fuzz|certs|data)(\/|$)/.test(file))).toStrictEqual([]);
     expect(files).toContain("dist/store/migrations/0001-audit-record.sql");
+    expect(files.filter((file) => files.includes(`dist/${file}`))).toStrictEqual(["package.json", "scripts/runtime.mjs"]); // which modules on both sides import
     const places = [root, folder, tmpdir()].filter((place) => place.length > 5);
     expect(files.filter((file) => places.some((place) => readFileSync(path.join(installed, file)).includes(place)))).toStrictEqual([]);
   });
