@@ -37,7 +37,7 @@ export async function serveStatusPage(options: StatusPageOptions): Promise<Runni
   const { source, mode, log, refreshSeconds = 5 } = options;
   let server: Server;
   let admitPeer = (_request: Request): void => {};
-  let stop = (): void => {};
+  let stop = async (): Promise<void> => {};
   const application = (): ReturnType<typeof createApplication> =>
     createApplication({
       log,
@@ -68,7 +68,7 @@ export async function serveStatusPage(options: StatusPageOptions): Promise<Runni
     tlsServer.on("secureConnection", (socket: TLSSocket) => sessions.admit(socket));
     credential.onRenewal(() => tlsServer.setSecureContext(tlsOptions()));
     admitPeer = (request) => requireOperator(sessions, request);
-    stop = () => credential.stop();
+    stop = () => credential.stop(source.ca);
     server = tlsServer;
   }
   try {
@@ -76,12 +76,11 @@ export async function serveStatusPage(options: StatusPageOptions): Promise<Runni
     return {
       url: `${mode === "development" ? "http" : "https"}://localhost:${port}`,
       close: async () => {
-        stop();
-        await close(server);
+        await Promise.all([stop(), close(server)]);
       },
     };
   } catch (error) {
-    stop();
+    await stop();
     throw error;
   }
 }

@@ -32,9 +32,13 @@ let development: string;
 let production: string;
 
 async function serve(mode: DeploymentMode, refreshSeconds: number): Promise<string> {
+  return (await servePage(mode, refreshSeconds)).url;
+}
+
+async function servePage(mode: DeploymentMode, refreshSeconds: number): Promise<RunningStatusPage> {
   const page = await serveStatusPage({ source, mode, port: 0, log: silentLog, refreshSeconds });
   pages.push(page);
-  return page.url;
+  return page;
 }
 
 beforeAll(async () => {
@@ -147,6 +151,20 @@ describe("the status page", () => {
     expect(page).toMatch(/The KMS does not answer: .*03:02:05 UTC<\/time>, 2 min ago/);
     expect(page).toContain("<dt>Keys</dt><dd>3</dd>");
     expect(statusPage(viewOf(), 5)).not.toContain("does not answer");
+  });
+
+  it("has a certificate that is renewed before the page warns of its end, and revokes it when it ends", async () => {
+    const ofPage = () => source.ca.listCertificates({ identity: "spiffe://signet.internal/service/status" });
+    const before = new Set((await ofPage()).map(({ serialNumber }) => serialNumber));
+    const page = await servePage("production", 0.25);
+    const own = async () => (await ofPage()).find(({ serialNumber }) => !before.has(serialNumber));
+    const certificate = await own();
+    expect(certificate?.state).toBe("valid");
+    // Renewed in the last third; the page warns within a week.
+    expect((Date.parse(certificate?.notAfter ?? "") - Date.parse(certificate?.notBefore ?? "")) / 3 / 86_400_000).toBeGreaterThan(7);
+    pages.splice(pages.indexOf(page), 1);
+    await page.close();
+    expect(await own()).toMatchObject({ state: "revoked", reason: "cessationOfOperation" });
   });
 
   it("lets in over mutual TLS operators alone, and none whose certificate is revoked", async () => {
