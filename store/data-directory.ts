@@ -1,4 +1,4 @@
-import { existsSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, lstatSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { makeFolder, temporarySuffix, writeFileDurably } from "#pki/durable-file.ts";
@@ -6,7 +6,7 @@ import { SignetError } from "#pki/errors.ts";
 
 export interface DataDirectoryFormat {
   /** Names the marker file, `signet-<service>.json`. */
-  readonly service: "ca" | "kms" | "demo";
+  readonly service: "ca" | "kms" | "demo" | "ephemeral";
   /** Version that this code writes; anything newer is left alone. */
   readonly version: number;
 }
@@ -15,8 +15,14 @@ export interface DataDirectoryFormat {
 export interface DataDirectoryHolder {
   readonly pid?: number;
   readonly startedAt?: string;
-  /** Whether the process of that number is still the holder and no later one; where the platform does not tell (all but Linux), true. */
+  /** Whether the process of that number is still the one that the note tells of and no later one; where the platform does not tell (all but Linux), true. */
   readonly isThatProcess?: () => boolean;
+  /**
+   * Whether the operating system says, as the note does, that this process holds the directory: it runs as the directory's owner and has the lock open.
+   * False also where we may not look. Whoever may write to the directory can write any note, so nothing is signalled without this. Where the platform does
+   * not tell (all but Linux), true.
+   */
+  readonly isProved?: () => boolean;
 }
 
 /**
@@ -166,7 +172,8 @@ function readNote(directory: string): Required<DataDirectoryHolder> | undefined 
   try {
     const { pid, startedAt, process: identity } = JSON.parse(readFileSync(path.join(directory, "lock.json"), "utf8")) as Record<string, unknown>;
     if (typeof pid !== "number" || !Number.isSafeInteger(pid) || pid < 2 || typeof startedAt !== "string") return undefined;
-    return { pid, startedAt, isThatProcess: () => identity === undefined || identity === processIdentity(pid) };
+    const isThatProcess = (): boolean => process.platform !== "linux" || (typeof identity === "string" && identity === processIdentity(pid));
+    return { pid, startedAt, isThatProcess, isProved: () => isThatProcess() && (process.platform !== "linux" || hasOpen(pid, directory)) };
   } catch {
     return undefined;
   }
@@ -182,6 +189,21 @@ function processIdentity(pid: number): string | undefined {
     return `${boot} ${fields.slice(fields.lastIndexOf(")") + 2).split(" ")[19]}`;
   } catch {
     return undefined;
+  }
+}
+
+/** Linux: whether a process of the directory's owner has the directory's lock open. A link in the lock's place, to a file that others have open, counts for nothing. */
+function hasOpen(pid: number, directory: string): boolean {
+  try {
+    const lock = lstatSync(path.join(directory, "lock"), { bigint: true });
+    if (!lock.isFile() || lock.nlink !== 1n || statSync(`/proc/${pid}`).uid !== statSync(directory).uid) return false;
+    const descriptors = `/proc/${pid}/fd`;
+    return readdirSync(descriptors).some((descriptor) => {
+      const open = statSync(path.join(descriptors, descriptor), { bigint: true, throwIfNoEntry: false });
+      return open?.dev === lock.dev && open.ino === lock.ino;
+    });
+  } catch {
+    return false;
   }
 }
 

@@ -12,13 +12,15 @@ export function layoutOf(data: string) {
   return {
     root,
     /** Names of all that Signet puts there. */
-    names: ["ca", "kms", "operator", "agents", "unseal", "logs", "signet.json"] as readonly string[],
+    names: ["ca", "kms", "operator", "agents", "unseal", "logs", "ephemeral", "signet.json"] as readonly string[],
     ca: path.join(root, "ca"),
     kms: path.join(root, "kms"),
     kmsIdentity: path.join(root, "kms", "identity"),
     operator: path.join(root, "operator"),
     agents: path.join(root, "agents"),
     agent: (name: string) => path.join(root, "agents", requireName(name)),
+    /** Only where everything is kept in memory: held by who started it, and removes it. */
+    ephemeral: path.join(root, "ephemeral"),
     logs: path.join(root, "logs"),
     unsealKey: (service: "ca" | "kms") => path.join(root, "unseal", `${service}.key`),
     services: path.join(root, "signet.json"),
@@ -28,11 +30,15 @@ export function layoutOf(data: string) {
 /** Ports on loopback that `npm start` uses where nothing else is said; they are kept by what it initialises. */
 export const defaultPorts = { enrolment: 7440, mutual: 7441, publication: 7442, kms: 7443, status: 7444 } as const;
 
+/** Raised whenever something is recorded that an older Signet does not know, so that it says "newer" and not "damaged". */
+const servicesVersion = 2;
+
 const url = z.url().max(2048);
 
 /** What `signet.json` records, so that the command line finds the services by itself. Nothing in it is secret. */
 const servicesRecord = z.strictObject({
-  format: z.literal("signet-services-1"),
+  /** Version 1 recorded less. */
+  format: z.enum(["signet-services-1", `signet-services-${servicesVersion}`]),
   mode: deploymentMode.optional(),
   /** Agent of this data directory that `signet kms key` speaks as where nothing else is said. */
   agent: z.string().regex(identityNamePattern).optional(),
@@ -49,7 +55,7 @@ export function readServices(data: string): ServicesRecord {
   try {
     text = readFileSync(services, "utf8");
   } catch (error) {
-    if (errnoOf(error) === "ENOENT") return { format: "signet-services-1" };
+    if (errnoOf(error) === "ENOENT") return { format: `signet-services-${servicesVersion}` };
     throw fileError(services, error);
   }
   let parsed: unknown;
@@ -66,8 +72,8 @@ export function readServices(data: string): ServicesRecord {
 
 /** Records something beside what is recorded already. */
 export function recordService(data: string, service: Partial<Omit<ServicesRecord, "format">>): void {
-  const recorded = readServices(data);
-  writeWhole(layoutOf(data).services, `${JSON.stringify({ ...recorded, ...service }, undefined, 2)}\n`, 0o644);
+  const record: ServicesRecord = { ...readServices(data), ...service, format: `signet-services-${servicesVersion}` };
+  writeWhole(layoutOf(data).services, `${JSON.stringify(record, undefined, 2)}\n`, 0o644);
 }
 
 /** Name of an identity: it becomes part of a URI and of a path, so nothing but the one form passes. @throws SignetError usage */
@@ -78,7 +84,8 @@ export function requireName(name: string): string {
 
 function isNewer(parsed: unknown): boolean {
   const { format } = (typeof parsed === "object" && parsed !== null ? parsed : {}) as { readonly format?: unknown };
-  return typeof format === "string" && /^signet-services-(?!1$)\d{1,9}$/.test(format);
+  const [, version] = (typeof format === "string" && /^signet-services-(\d{1,9})$/.exec(format)) || [];
+  return Number(version) > servicesVersion;
 }
 
 function corrupt(file: string, cause: unknown): SignetError {

@@ -49,7 +49,7 @@ export async function forEachName(invocation: Invocation, verb: string, names: r
         failed.push({ name, code: refusal.code, detail: refusal.message });
         exitCode ||= refusal.exitCode;
         unreachable = refusal.code === "remote-unreachable";
-        if (!invocation.json) invocation.terminal.stderr.write(`${errorLine(new SignetError(refusal.code, `${name}: ${refusal.message}`, { details: refusal.details }))}\n`);
+        if (!invocation.json) invocation.terminal.stderr.write(`${errorLine(new SignetError(refusal.code, `${name}: ${refusal.message}`, { details: refusal.details }), invocation.data)}\n`);
       }
     }
   });

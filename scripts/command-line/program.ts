@@ -1,4 +1,5 @@
 import { randomUUID } from "node:crypto";
+import path from "node:path";
 import type { Readable, Writable } from "node:stream";
 import { Command, CommanderError, InvalidArgumentError } from "commander";
 import { SignetError, toProblem, type ErrorCode } from "#pki/errors.ts";
@@ -51,6 +52,17 @@ export const processTerminal: Terminal = process;
 /** Data directory where nothing else is said: $SIGNET_DATA names another. */
 export const defaultData = "data";
 
+/** How `signet` is typed for a data directory: bare where it is the one that is used where nothing else is said. */
+export function signetFor(data: string): string {
+  const root = path.resolve(data);
+  return root === path.resolve(defaultData) ? "npx signet" : `npx signet --data ${/^[\w./-]+$/.test(root) ? root : JSON.stringify(root)}`;
+}
+
+/** A hint whose commands reach the deployment that the hint is about, but for those that name one themselves, or need none. */
+export function hintFor(hint: string, data: string): string {
+  return hint.replaceAll(/`[^`]*`/g, (commands) => (/ --(?:data|help)\b/.test(commands) ? commands : commands.replaceAll(/npx signet (?!pki |node )/g, () => `${signetFor(data)} `)));
+}
+
 /** Runs one command line and returns its exit code; nothing is thrown, and whatever went wrong is one line on stderr. */
 export async function runCommandLine(name: string, define: (definition: Definition) => void, argv: readonly string[], terminal: Terminal): Promise<number> {
   const wantsJson = beforeTerminator(argv).includes("--json");
@@ -86,9 +98,12 @@ export async function runCommandLine(name: string, define: (definition: Definiti
     if (error instanceof CommanderError && error.exitCode === 0) return 0;
     // The help of a group without a subcommand has been written already.
     if (error instanceof CommanderError && error.code === "commander.help" && !wantsJson) return 1;
+    const { data } = program.opts<{ data: string }>();
     const refusal = asSignetError(error, () => `See \`${invocationOf(program, argv)} --help\`.`);
-    if (wantsJson) terminal.stderr.write(`${JSON.stringify(toProblem(refusal, requestIdOf(refusal)))}\n`);
-    else terminal.stderr.write(`${errorLine(refusal)}\n`);
+    const { next } = refusal.details;
+    const told = typeof next === "string" ? new SignetError(refusal.code, refusal.message, { details: { ...refusal.details, next: hintFor(next, data) } }) : refusal;
+    if (wantsJson) terminal.stderr.write(`${JSON.stringify(toProblem(told, requestIdOf(refusal)))}\n`);
+    else terminal.stderr.write(`${errorLine(refusal, data)}\n`);
     return refusal.exitCode;
   }
 }
@@ -125,10 +140,11 @@ export function collect(value: string, previous: readonly string[] = []): readon
 }
 
 /** `signet: CODE: what happened. What to type next.`, all on one line: a peer's message cannot add lines or move the cursor. */
-export function errorLine(error: SignetError): string {
+export function errorLine(error: SignetError, data: string = defaultData): string {
   const { next } = error.details;
   const what = sentence(error.message);
-  const hint = typeof next === "string" ? next : nextStep[error.code];
+  const general = typeof next === "string" ? next : nextStep[error.code];
+  const hint = general === undefined ? undefined : hintFor(general, data);
   return `signet: ${error.code}: ${hint === undefined || what.includes(hint) ? what : `${what} ${sentence(hint)}`}`;
 }
 

@@ -8,10 +8,10 @@ import { defaultPorts, layoutOf, readServices, recordService, type ServicesRecor
 import { keepDeveloper } from "./enrolment.ts";
 import { withEphemeralData } from "./ephemeral.ts";
 import { nextCommands } from "./next-commands.ts";
-import { asSignetError, errnoOf, fileError, usageError, type Invocation, type Outcome } from "./program.ts";
-import { anyVersion, isInitialised, loopback, recordedPort, requireFreePorts, statusPortOf, unsealArguments, type CaOptions, type KmsOptions, type ModeOptions, type ServiceName, type StatusPageOptions } from "./service-options.ts";
+import { asSignetError, errnoOf, fileError, signetFor, usageError, type Invocation, type Outcome } from "./program.ts";
+import { anyVersion, isInitialised, loopback, modeOf, recordedPort, requireDeployment, requireFreePorts, statusPortOf, unsealArguments, type CaOptions, type KmsOptions, type ModeOptions, type ServiceName, type StatusPageOptions } from "./service-options.ts";
 import { caReady, describeExit, kmsReady, startService, whenAskedToStop, type Service } from "./services.ts";
-import { withCa } from "./session.ts";
+import { kmsUrlOf, withCa, type Caller } from "./session.ts";
 
 type CaAddress = NonNullable<ServicesRecord["ca"]>;
 
@@ -48,6 +48,23 @@ export async function serveKms(invocation: Invocation, options: KmsOptions): Pro
     keep(kms);
     const { mode, url } = kms.ready;
     return { json: { ready: true, mode, data: layoutOf(invocation.data).root, kms: { url } }, text: `${heading("The KMS", mode)}\nKMS               ${kms.ready.url}\nlog               ${kms.log}\nCtrl-C stops it.` };
+  });
+}
+
+/** Runs the status page alone, where `npm start` does not: beside a CA and a KMS that systemd runs, as the operator of this data directory. */
+export async function serveStatusPageAlone(invocation: Invocation, options: StatusPageOptions & Pick<Caller, "kms">): Promise<Outcome> {
+  const { data } = invocation;
+  return inForeground(invocation, async (_signal, keep) => {
+    requireDeployment(data);
+    const { ca } = readServices(data);
+    if (ca === undefined) throw new SignetError("file-unusable", `No CA is recorded in ${layoutOf(data).root}.`, { details: { next: "Name the data directory of the CA with --data." } });
+    const kmsUrl = kmsUrlOf(invocation, options);
+    await requireFreePorts(data, ["status page"], options);
+    const mode = modeOf(data);
+    const page = await startStatusPage({ data, mode, port: statusPortOf(data, options), mutualUrl: ca.mutualUrl, kmsUrl });
+    keep(page);
+    recordService(data, { statusPage: page.ready });
+    return { json: { ready: true, mode, data: layoutOf(data).root, statusPage: page.ready }, text: `${heading("The status page", mode)}\nstatus page       ${page.ready.url}\nlog               ${page.log}\nCtrl-C stops it.` };
   });
 }
 
@@ -93,7 +110,7 @@ async function serveOver(invocation: Invocation, options: CaOptions & KmsOptions
         "Next, in another terminal:",
         ...commands.map((command) => `  ${command}`),
         "",
-        "Ctrl-C stops both. So does `npx signet stop`, from anywhere.",
+        `Ctrl-C stops both. So does \`${signetFor(data)} stop\`.`,
       ].join("\n"),
     };
   });

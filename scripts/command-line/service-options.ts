@@ -3,9 +3,11 @@ import path from "node:path";
 import type { Command } from "commander";
 import type { InitialisationOptions } from "#ca/authority.ts";
 import { SignetError } from "#pki/errors.ts";
-import { passphraseOf } from "#pki/unseal.ts";
+import type { DeploymentMode } from "#pki/protocol-ca.ts";
+import { isUnsealKeySealed, passphraseOf } from "#pki/unseal.ts";
 import { DataDirectory } from "#store/data-directory.ts";
-import { defaultPorts, layoutOf, readServices } from "./deployment.ts";
+import { defaultPorts, layoutOf, readServices, type ServicesRecord } from "./deployment.ts";
+import { ephemeralInUse } from "./ephemeral.ts";
 import { collect, errnoOf, fileError, parseInteger, usageError } from "./program.ts";
 
 export type ServiceName = "ca" | "kms";
@@ -98,6 +100,20 @@ export function isInitialised(service: ServiceName, directory: string): boolean 
   return DataDirectory.inspect(directory, anyVersion(service)) === "ours";
 }
 
+/** Whether either service has its data here. @throws SignetError data-directory-foreign, -corrupt; file-unusable where neither has */
+export function requireDeployment(data: string): void {
+  const layout = layoutOf(data);
+  if (isInitialised("ca", layout.ca) || isInitialised("kms", layout.kms)) return;
+  throw new SignetError("file-unusable", `There is no deployment in ${layout.root}.`, { details: { next: "Make one with `npx signet start`, or name its directory with --data." } });
+}
+
+/** The unseal key shows it, whatever is recorded. */
+export function modeOf(data: string, recorded: ServicesRecord = readServices(data)): DeploymentMode {
+  const layout = layoutOf(data);
+  const sealed = isUnsealKeySealed(layout.unsealKey("ca")) ?? isUnsealKeySealed(layout.unsealKey("kms"));
+  return sealed === undefined ? (recorded.mode ?? "development") : sealed ? "production" : "development";
+}
+
 /** The version is the service's to judge; here it is only asked whose a directory is. */
 export function anyVersion(service: ServiceName) {
   return { service, version: Number.MAX_SAFE_INTEGER };
@@ -136,17 +152,31 @@ export function recordedPort(url: string | undefined): number | undefined {
   return url === undefined ? undefined : Number(new URL(url).port);
 }
 
-/** Before anything is made: the ports of a CA are fixed for ever. Names all that are taken. @throws SignetError port-taken */
+/** Before anything is made: the ports of a CA are fixed for ever. Names all that are taken. @throws SignetError port-taken, usage where two are the same */
 export async function requireFreePorts(data: string, services: readonly WantedPort["service"][], options: CaOptions & KmsOptions & StatusPageOptions): Promise<void> {
+  const all = portsOf(data, options, !isInitialised("ca", layoutOf(data).ca)).filter(({ service }) => services.includes(service));
+  requireDifferentPorts(all);
   const taken: WantedPort[] = [];
-  for (const wanted of portsOf(data, options, !isInitialised("ca", layoutOf(data).ca))) if (services.includes(wanted.service) && !(await isFree(wanted.port, wanted.host))) taken.push(wanted);
+  for (const wanted of all) if (!(await isFree(wanted.port, wanted.host))) taken.push(wanted);
   const [first] = taken;
   if (first === undefined) return;
   const named = taken.map(({ host, port, wantedBy }) => `port ${port} on ${host}, wanted by ${wantedBy}`).join("; ");
   const choices = taken.flatMap(({ option }) => (option === undefined ? [] : [`${option} N`]));
+  const known = ephemeralInUse().map((directory) => ` One in memory is stopped with \`npx signet stop --data ${directory}\`.`).join("");
   const stop = "Stop what uses it (another deployment of Signet with `npx signet stop --data DIRECTORY`)";
   const choice = choices.length < taken.length ? `${stop}: a CA keeps the ports that it was made with` : `${stop}, or choose with ${choices.join(" ")}`;
-  throw new SignetError("port-taken", `In use: ${named}. Nothing was changed.`, { details: { port: first.port, next: `${choice}.` } });
+  throw new SignetError("port-taken", `In use: ${named}. Nothing was changed.`, { details: { port: first.port, next: `${choice}.${known}` } });
+}
+
+function requireDifferentPorts(all: readonly WantedPort[]): void {
+  for (const [index, wanted] of all.entries()) {
+    const same = all.slice(0, index).find((other) => other.port === wanted.port && (other.host === wanted.host || isEveryAddress(other.host) || isEveryAddress(wanted.host)));
+    if (same !== undefined) throw usageError(`port ${wanted.port} is wanted twice, by ${same.wantedBy} and by ${wanted.wantedBy}. Nothing was changed`, `Choose another with ${[same.option, wanted.option].filter((option) => option !== undefined).join(" N or ")} N.`);
+  }
+}
+
+function isEveryAddress(host: string): boolean {
+  return host === "0.0.0.0" || host === "::";
 }
 
 function isFree(port: number, host: string): Promise<boolean> {

@@ -6,7 +6,7 @@ import { defineFileCommands } from "./file-commands.ts";
 import { defineKmsCommands } from "./kms-commands.ts";
 import { definePkiCommands } from "./pki-commands.ts";
 import { processTerminal, runCommandLine, type Definition, type Terminal } from "./program.ts";
-import { serveBoth } from "./serve.ts";
+import { serveBoth, serveStatusPageAlone } from "./serve.ts";
 import { addCaOptions, addKmsOptions, addModeOption, addStatusPageOptions } from "./service-options.ts";
 import { runScript } from "./services.ts";
 import { defineStatusCommand } from "./status-command.ts";
@@ -32,6 +32,8 @@ export function defineSignet(definition: Definition): void {
   definition.handle(start, serveBoth);
   defineStatusCommand(definition);
   defineStopCommand(definition);
+  const page = definition.command(program, "status-page", "serve the status page alone, in the foreground, where `start` does not run", "npx signet status-page\nnpx signet status-page --data /var/lib/signet-ca --kms https://localhost:7443");
+  definition.handle(addStatusPageOptions(page).option("--kms <url>", "base URL of the KMS (default: the one of the data directory)"), serveStatusPageAlone);
   defineCaCommands(definition);
   defineKmsCommands(definition);
   defineFileCommands(definition);

@@ -1,13 +1,12 @@
-import { SignetError } from "#pki/errors.ts";
+import { connect } from "node:net";
 import { EnrolledIdentity } from "#pki/identity.ts";
 import type { DeploymentMode } from "#pki/protocol-ca.ts";
 import type { CaSummary, KmsSummary } from "#pki/protocol-summary.ts";
-import { isUnsealKeySealed } from "#pki/unseal.ts";
 import { DataDirectory } from "#store/data-directory.ts";
 import { layoutOf, readServices, type ServicesRecord } from "./deployment.ts";
 import { formatTable } from "./inspect.ts";
-import { asSignetError, type Definition, type Invocation, type Outcome } from "./program.ts";
-import { isInitialised, type ServiceName } from "./service-options.ts";
+import { asSignetError, hintFor, type Definition, type Invocation, type Outcome } from "./program.ts";
+import { isInitialised, loopback, modeOf, requireDeployment, type ServiceName } from "./service-options.ts";
 import { withCa, withKms } from "./session.ts";
 
 /**
@@ -33,13 +32,14 @@ export function defineStatusCommand(definition: Definition): void {
     const layout = layoutOf(invocation.data);
     const recorded = readServices(invocation.data);
     const has = (service: ServiceName): boolean => isInitialised(service, layout[service]);
-    if (!has("ca") && !has("kms")) throw new SignetError("file-unusable", `There is no deployment in ${layout.root}.`, { details: { next: "Make one with `npx signet start`, or name its directory with --data." } });
+    requireDeployment(invocation.data);
     const mode = modeOf(invocation.data, recorded);
     const ca = has("ca") ? await statusOfCa(invocation, recorded) : undefined;
     const kms = has("kms") ? await statusOfKms(invocation, recorded, ca === undefined || ca.status.state === "up") : undefined;
     const services: readonly ServiceStatus[] = [...(ca === undefined ? [] : [ca.status]), ...(kms === undefined ? [] : [kms.status])];
     const isUp = services.every(({ state }) => state === "up" || state === "running");
-    const next = isUp ? undefined : nextStep(services, mode, layout.logs);
+    const page = recorded.statusPage === undefined ? undefined : { url: recorded.statusPage.url, up: await isListening(recorded.statusPage.url) };
+    const next = isUp ? undefined : hintFor(nextStep(services, mode, layout.logs), invocation.data);
     return {
       json: {
         data: layout.root,
@@ -47,6 +47,7 @@ export function defineStatusCommand(definition: Definition): void {
         up: isUp,
         ...(recorded.agent === undefined ? {} : { agent: recorded.agent }),
         services,
+        ...(page === undefined ? {} : { statusPage: page }),
         ...(ca?.holds === undefined ? {} : { crls: ca.holds.crls, certificates: ca.holds.certificates }),
         ...(kms?.holds === undefined ? {} : { keys: kms.holds.keys }),
         ...(next === undefined ? {} : { next }),
@@ -59,6 +60,7 @@ export function defineStatusCommand(definition: Definition): void {
         "",
         ...(ca?.holds === undefined ? [] : [`certificates      ${countsOf(ca.holds.certificates)}`]),
         ...(kms?.holds === undefined ? [] : [`keys              ${kms.holds.keys.total}${kms.holds.keys.total === 0 ? "" : ` (${countsOf(kms.holds.keys.states)})`}`]),
+        ...(page === undefined ? [] : [`status page       ${page.up ? page.url : `is not served (last at ${page.url})`}`]),
         ...(recorded.agent === undefined ? [] : [`agent             ${recorded.agent}, as whom \`signet kms key\` speaks`]),
         ...services.flatMap(({ service, problem }) => (problem === undefined ? [] : [`${service}: ${problem}`])),
         ...(next === undefined ? [] : ["", next]),
@@ -73,13 +75,6 @@ function nextStep(services: readonly ServiceStatus[], mode: DeploymentMode, logs
   if (down === 0) return `See the logs in ${logs}.`;
   const start = mode === "development" ? "`npx signet start`" : "`npx signet start --ca-passphrase-file FILE --kms-passphrase-file FILE`, or `systemctl start signet-ca signet-kms` where systemd runs them";
   return `${down < services.length ? "Stop what still runs with `npx signet stop`, then start" : "Start"} with ${start}.`;
-}
-
-/** The unseal key shows it, whatever is recorded. */
-function modeOf(data: string, recorded: ServicesRecord): DeploymentMode {
-  const layout = layoutOf(data);
-  const sealed = isUnsealKeySealed(layout.unsealKey("ca")) ?? isUnsealKeySealed(layout.unsealKey("kms"));
-  return sealed === undefined ? (recorded.mode ?? "development") : sealed ? "production" : "development";
 }
 
 type CaHolds = Pick<CaSummary, "crls" | "certificates">;
@@ -106,6 +101,18 @@ async function statusOf<Holds>(invocation: Invocation, service: ServiceName, url
     const { code, message } = asSignetError(error);
     return { status: { ...running, state: "unwell", problem: `${code}: ${message}` } };
   }
+}
+
+/** Whether somebody listens where the status page was served last. That it is the page, only the page itself says. */
+function isListening(address: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect({ host: loopback, port: Number(new URL(address).port) });
+    const answer = (isUp: boolean): void => {
+      socket.destroy();
+      resolve(isUp);
+    };
+    socket.once("connect", () => answer(true)).once("error", () => answer(false));
+  });
 }
 
 function countsOf(counts: Readonly<Record<string, number | undefined>>): string {

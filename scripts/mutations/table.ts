@@ -41,8 +41,15 @@ export const mutations: readonly Mutation[] = [
   {
     rule: "nothing is signalled on the word of a file alone",
     file: "scripts/command-line/stop-command.ts",
-    replace: "pid === undefined || (isHeld() && !isRunning(holder))",
+    replace: "pid === undefined || (isOpen && holder.isProved?.() !== true)",
     by: "pid === undefined",
+    tests: ["test/scripts/modes.test.ts"],
+  },
+  {
+    rule: "who holds a directory has its lock open, whatever a note says",
+    file: "store/data-directory.ts",
+    replace: 'isThatProcess() && (process.platform !== "linux" || hasOpen(pid, directory))',
+    by: "isThatProcess()",
     tests: ["test/scripts/modes.test.ts"],
   },
   {

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
-import { afterAll, describe, expect, it } from "vitest";
+import { afterAll, describe, expect, it, onTestFinished } from "vitest";
 import { Certificate } from "#pki/certificate.ts";
 import { signet } from "#scripts/command-line/signet.ts";
 import { DataDirectory } from "#store/data-directory.ts";
@@ -73,6 +73,11 @@ describe("a production deployment", () => {
       const { exitCode, err } = await run(["start", ...inData, "--production", ...given]);
       expect([exitCode, err.split(":")[1]]).toStrictEqual([1, " usage"]);
     }
+    const [, enrolment, , mutual] = await freePorts();
+    for (const option of ["--kms-port", "--status-port", "--mutual-port"]) {
+      const { exitCode, err } = await run(["start", ...inData, "--production", ...passphrases, "--enrolment-port", enrolment ?? "", "--mutual-port", mutual ?? "", option, enrolment ?? ""]);
+      expect([exitCode, err]).toStrictEqual([1, expect.stringMatching(/^signet: usage: port \d+ is wanted twice/)]);
+    }
     expect(existsSync(data)).toBe(false);
   });
 
@@ -83,7 +88,7 @@ describe("a production deployment", () => {
     for (const service of ["ca", "kms"]) expect(JSON.parse(readFileSync(path.join(data, "unseal", `${service}.key`), "utf8"))).toMatchObject({ format: "signet-unseal-2" });
     expect(Certificate.fromPem(readFileSync(path.join(data, "operator", "root.pem"), "utf8")).subject.toString()).not.toContain("DEVELOPMENT");
     // Of the operator, the CA, the KMS in both roles, and the status page.
-    expect(JSON.parse((await run([...inData, "status", "--json"])).out)).toMatchObject({ mode: "production", up: true, certificates: { valid: 5 }, keys: { total: 0 } });
+    expect(JSON.parse((await run([...inData, "status", "--json"])).out)).toMatchObject({ mode: "production", up: true, statusPage: { up: true }, certificates: { valid: 5 }, keys: { total: 0 } });
   });
 
   it("keeps its passphrases while it runs, and is stopped, KMS first, by `signet stop`", async () => {
@@ -92,7 +97,10 @@ describe("a production deployment", () => {
     expect(exitCode).toBe(0);
     expect(JSON.parse(out)).toMatchObject({ stopped: [{ service: "kms" }, { service: "ca" }] });
     expect(await first.ended).toBe(0);
-    expect((await run([...inData, "status"])).exitCode).toBe(2);
+    const status = await run([...inData, "status"]);
+    expect(status.exitCode).toBe(2);
+    expect(status.out).toContain(`Start with \`npx signet --data ${data} start `);
+    expect(status.out).toMatch(/^status page +is not served/m);
     expect(JSON.parse((await run([...inData, "stop", "--json"])).out)).toMatchObject({ stopped: [] });
   });
 
@@ -120,18 +128,42 @@ describe("a production deployment", () => {
   });
 });
 
+/** A process that holds another directory. */
+async function holderOf(directory: string): Promise<ChildProcess> {
+  const program = `import { DataDirectory } from ${JSON.stringify(new URL("../../store/data-directory.ts", import.meta.url).href)};
+    globalThis.held = await DataDirectory.initialise(${JSON.stringify(directory)}, { service: "ca", version: 1 }, async () => {});
+    console.log("held"); setInterval(() => {}, 1e6);`;
+  const child = spawn(process.execPath, ["--input-type=module", "-e", program], { stdio: ["ignore", "pipe", "inherit"] });
+  started.push(child);
+  await once(child.stdout, "data");
+  return child;
+}
+
 describe("signet stop", () => {
+  it("refuses where there is no deployment, as status does", async () => {
+    const data = path.join(folder, "typo");
+    for (const command of ["stop", "status"]) expect((await run(["--data", data, command])).err).toMatch(/^signet: file-unusable: .*`npx signet --data [^ `]*typo start`/);
+    expect(existsSync(data)).toBe(false);
+  });
+
+
   it("signals no process but the one that holds the directory, whatever a note says", async () => {
     const data = path.join(folder, "held");
     const format = { service: "ca", version: 1 } as const;
     const held = await DataDirectory.initialise(path.join(data, "ca"), format, async () => {});
-    const bystander = spawn(process.execPath, ["-e", "setInterval(() => {}, 1000)"], { stdio: "ignore" });
-    started.push(bystander);
+    const bystander = await holderOf(path.join(folder, "other"));
     const note = held.file("lock.json");
-    writeFileSync(note, JSON.stringify({ ...(JSON.parse(readFileSync(note, "utf8")) as object), pid: bystander.pid }));
-    const stopping = await run(["--data", data, "stop"]);
-    // Elsewhere the platform does not tell one process from a later one of its number.
-    if (process.platform === "linux") expect(stopping.err).toMatch(/^signet: data-directory-locked: /);
+    // The holder's own note of another process; one that does not tell which it is; and one that is right in all but that this process holds nothing here.
+    const notes = [
+      { ...(JSON.parse(readFileSync(note, "utf8")) as object), pid: bystander.pid },
+      { pid: bystander.pid, startedAt: "" },
+      JSON.parse(readFileSync(path.join(folder, "other", "lock.json"), "utf8")) as object,
+    ];
+    // Elsewhere the platform does not tell which process holds a file.
+    for (const forged of process.platform === "linux" ? notes : []) {
+      writeFileSync(note, JSON.stringify(forged));
+      expect((await run(["--data", data, "stop"])).err).toMatch(/^signet: data-directory-locked: /);
+    }
     held.close();
     writeFileSync(note, JSON.stringify({ pid: bystander.pid, startedAt: "" }));
     expect(JSON.parse((await run(["--data", data, "stop", "--json"])).out)).toMatchObject({ stopped: [] });
@@ -158,5 +190,26 @@ describe("npm start -- --ephemeral", () => {
     child.kill("SIGTERM");
     expect(await ended).toBe(0);
     expect(existsSync(ready.data)).toBe(false);
+  });
+
+  it.skipIf(!hasMemoryFileSystem())("is stopped and removed by `signet stop` after its starter was killed, or by the next start, which names one that runs (skipped without tmpfs at /dev/shm)", async () => {
+    const ports = await freePorts();
+    const { child, ready, ended } = await start(["--ephemeral", ...ports]);
+    onTestFinished(async () => void (await run(["--data", ready.data, "stop"])));
+    child.kill("SIGKILL");
+    await ended;
+    const { err } = await run(["start", "--data", path.join(folder, "second"), ...ports]);
+    expect(err).toMatch(/^signet: port-taken: /);
+    expect(err).toContain(`\`npx signet stop --data ${ready.data}\``);
+    expect(JSON.parse((await run(["--data", ready.data, "stop", "--json"])).out)).toMatchObject({ stopped: [{ service: "kms" }, { service: "ca" }], removed: true });
+    expect(existsSync(ready.data)).toBe(false);
+
+    // What nobody holds any more, and what was not made by an --ephemeral start.
+    const [abandoned, kept] = [mkdtempSync("/dev/shm/signet-"), mkdtempSync("/dev/shm/signet-")];
+    (await DataDirectory.initialise(path.join(abandoned, "ephemeral"), { service: "ephemeral", version: 1 }, async () => {})).close();
+    await run(["start", "--ephemeral", ...ports.slice(0, 2), "--mutual-port", ports[1] ?? ""]);
+    const left = [existsSync(abandoned), existsSync(kept)];
+    rmSync(kept, { recursive: true });
+    expect(left).toStrictEqual([false, true]);
   });
 });

@@ -6,6 +6,7 @@ import { Readable } from "node:stream";
 import { Command } from "commander";
 import { describe, expect, it } from "vitest";
 import type { Definition } from "#scripts/command-line/program.ts";
+import { readServices, recordService } from "#scripts/command-line/deployment.ts";
 import { fillDirectory, writeWhole, writeWholeFrom } from "#scripts/command-line/files.ts";
 import { defineSignet, signet } from "#scripts/command-line/signet.ts";
 import { withExample } from "#scripts/command-line/program.ts";
@@ -53,7 +54,7 @@ describe("signet", () => {
       trust: ["install", "uninstall", "status"],
     };
     for (const [family, names] of Object.entries(families)) for (const name of names) expect(leaves).toContain(`${family} ${name}`);
-    expect(leaves).toContain("demo");
+    for (const name of ["start", "status", "stop", "status-page", "demo"]) expect(leaves).toContain(name);
   });
 
   it("takes secrets from files or stdin, never as an argument", async () => {
@@ -89,6 +90,18 @@ describe("signet", () => {
     const { exitCode, err } = await run(["--data", data, "kms", "status"]);
     expect(exitCode).toBe(1);
     expect(err).toMatch(/^signet: data-directory-corrupt: /);
+  });
+
+  it("says that a signet.json of a later Signet is newer, not damaged, and reads the first format", async () => {
+    const data = temporaryDirectory();
+    const url = "https://localhost:1";
+    writeFileSync(path.join(data, "signet.json"), JSON.stringify({ format: "signet-services-3", anything: true }));
+    expect((await run(["kms", "status", "--data", data])).err).toMatch(/^signet: data-directory-newer: /);
+    writeFileSync(path.join(data, "signet.json"), JSON.stringify({ format: "signet-services-1", kms: { url } }));
+    expect(readServices(data)).toStrictEqual({ format: "signet-services-1", kms: { url } });
+    recordService(data, { agent: "alice" });
+    // Whoever knows the first format alone has to see that this is a later one.
+    expect(JSON.parse(readFileSync(path.join(data, "signet.json"), "utf8"))).toStrictEqual({ format: "signet-services-2", kms: { url }, agent: "alice" });
   });
 
   it("keeps key material off a terminal and out of JSON", async () => {

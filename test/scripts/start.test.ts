@@ -163,6 +163,22 @@ describe("npm start", () => {
     expect((await run(checkCrlScript, [certificate])).exitCode).toBe(5);
   });
 
+  it("has a status page that can be served alone, too, as where systemd runs the services", async () => {
+    // The port of the page that `npm start` serves.
+    expect((await run(signet, ["status-page", "--status-port", ports[9] ?? ""])).err).toMatch(/^signet: port-taken: /);
+    const server = createServer().listen(0, "127.0.0.1");
+    await once(server, "listening");
+    const { port } = server.address() as AddressInfo;
+    server.close();
+    const free = spawn(process.execPath, [path.join(root, "scripts/signet.ts"), "status-page", "--data", data, "--json", "--status-port", String(port)], { stdio: ["ignore", "pipe", "inherit"] });
+    const ended = once(free, "close");
+    const [line] = await once(createInterface({ input: free.stdout }), "line");
+    const { statusPage } = JSON.parse(String(line)) as { readonly statusPage: { readonly url: string } };
+    expect(await (await fetch(`${statusPage.url}/status.json`)).json()).toMatchObject({ mode: "development", ca: { summary: {} }, kms: { summary: {} } });
+    free.kill("SIGTERM");
+    expect(await ended).toStrictEqual([0, null]);
+  });
+
   it("ends with 0 when it is asked to, says so where a service is missing, and goes on where it was when started again", async () => {
     services.child.kill("SIGINT");
     expect(await services.ended).toBe(0);
