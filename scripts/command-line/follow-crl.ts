@@ -40,7 +40,7 @@ export async function followCrl(invocation: Invocation, hook: readonly string[],
     await identity.refreshRevocation();
     if (options.once === true) return told(invocation, await bringUpToDate(identity, file, hook, invocation));
     void whenAskedToStop().then(() => abort.abort());
-    const checks = setInterval(() => void check(identity, notices), checkMilliseconds);
+    const checks = setInterval(() => void check(identity, notices, invocation.data), checkMilliseconds);
     try {
       await follow(identity, file, hook, invocation, abort.signal);
     } finally {
@@ -140,8 +140,8 @@ function say(invocation: Invocation, round: Round): void {
   invocation.terminal.stdout.write(invocation.json ? `${JSON.stringify(round)}\n` : `${describeRound(round)}\n`);
 }
 
-function report({ terminal }: Invocation, error: unknown): void {
-  terminal.stderr.write(`${errorLine(asSignetError(error))}\n`);
+function report({ terminal, data }: Invocation, error: unknown): void {
+  terminal.stderr.write(`${errorLine(asSignetError(error), data)}\n`);
 }
 
 interface Notices {
@@ -151,7 +151,7 @@ interface Notices {
   over(code: string): void;
 }
 
-function noticesOn({ terminal }: Invocation): Notices {
+function noticesOn({ terminal, data: directory }: Invocation): Notices {
   const said = new Set<string>();
   const notice = (code: string, line: string): void => {
     if (said.has(code)) return;
@@ -168,7 +168,7 @@ function noticesOn({ terminal }: Invocation): Notices {
     warn: (data: object | string, sentence?: string) => {
       if (typeof data === "string") return;
       const { code, reason } = data as { readonly code?: unknown; readonly reason?: unknown };
-      if (typeof code === "string" && isErrorCode(code)) notice(code, errorLine(new SignetError(code, `CRLs do not arrive: ${String(reason)} It is tried again without end.`)));
+      if (typeof code === "string" && isErrorCode(code)) notice(code, errorLine(new SignetError(code, `CRLs do not arrive: ${String(reason)} It is tried again without end.`), directory));
       else if (sentence !== undefined) terminal.stderr.write(`${sentence}\n`);
     },
   };
@@ -176,7 +176,7 @@ function noticesOn({ terminal }: Invocation): Notices {
 }
 
 /** Says when the file is getting too old for whoever reads it, and renews the own certificate in time. */
-async function check(identity: EnrolledIdentity, notices: Notices | undefined): Promise<void> {
+async function check(identity: EnrolledIdentity, notices: Notices | undefined, data: string): Promise<void> {
   const missing = identity.revocation.waitingFor();
   if (missing === undefined) notices?.over("not-ready");
   else notices?.notice("not-ready", `signet: the CRLs in the file are old: waiting for ${missing}. A server refuses everybody once a CRL has ended, and accepts whoever was revoked since until then.`);
@@ -184,7 +184,7 @@ async function check(identity: EnrolledIdentity, notices: Notices | undefined): 
     await identity.renewWhereDue();
   } catch (error) {
     const refusal = asSignetError(error);
-    notices?.notice(refusal.code, errorLine(new SignetError(refusal.code, `${identity.identity.uri} could not be renewed, and is tried again: ${refusal.message}`, { details: refusal.details })));
+    notices?.notice(refusal.code, errorLine(new SignetError(refusal.code, `${identity.identity.uri} could not be renewed, and is tried again: ${refusal.message}`, { details: refusal.details }), data));
   }
 }
 
