@@ -42,7 +42,7 @@ describe.skipIf(skipped !== undefined)(`README.md${skipped === undefined ? "" : 
     rmSync(folder, { recursive: true, force: true });
   });
 
-  const environment = () => ({ ...process.env, HOME: folder, npm_config_cache: npmCache, npm_config_update_notifier: "false", PATH: `${process.env["PATH"]}${path.delimiter}/usr/sbin`, NO_COLOR: "1", FORCE_COLOR: undefined, CI: undefined });
+  const environment = () => ({ ...process.env, HOME: folder, NODE_COMPILE_CACHE: path.join(folder, "compiled"), npm_config_cache: npmCache, npm_config_update_notifier: "false", PATH: `${process.env["PATH"]}${path.delimiter}/usr/sbin`, NO_COLOR: "1", FORCE_COLOR: undefined, CI: undefined });
 
   function open(block: ReadmeBlock): Terminal {
     const child = spawn("bash", ["-c", `set -euo pipefail\n${block.text}`], { cwd: project, env: environment(), stdio: ["ignore", "pipe", "pipe"], detached: true });
