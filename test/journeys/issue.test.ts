@@ -12,8 +12,8 @@ import { decodePkcs12 } from "#pki/pkcs12.ts";
 import { signet } from "#scripts/command-line/signet.ts";
 import { startCa } from "#test/support/services.ts";
 import { recordedTerminal } from "#test/support/terminal.ts";
+import { hasOpenssl } from "#test/support/openssl.ts";
 
-const hasOpenssl = /^OpenSSL [3-9]\./.test(spawnSync("openssl", ["version"], { encoding: "utf8" }).stdout ?? "");
 
 let ca: Awaited<ReturnType<typeof startCa>>;
 let folder: string;

@@ -6,8 +6,8 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Agent } from "#agents/agent.ts";
 import { kmsRoutes } from "#pki/protocol-kms.ts";
 import { startSystem, type RunningSystem } from "../support/system.ts";
+import { hasOpenssl } from "#test/support/openssl.ts";
 
-const hasOpenssl = /^OpenSSL [3-9]\./.test(spawnSync("openssl", ["version"], { encoding: "utf8" }).stdout ?? "");
 
 /** 32 octets that can be told from all else in what s_client prints. */
 const material = Buffer.from("the-canary-of-this-key-32-octets", "latin1");

@@ -12,6 +12,7 @@ import { Certificate } from "#pki/certificate.ts";
 import { signet } from "#scripts/command-line/signet.ts";
 import { startCa } from "#test/support/services.ts";
 import { recordedTerminal } from "#test/support/terminal.ts";
+import { hasOpenssl } from "#test/support/openssl.ts";
 
 // Standard servers and clients from the files of `signet ca issue`, configured as the README shows, with the follower as what tells them of revocations.
 
@@ -21,7 +22,6 @@ const env = { ...process.env, PATH: `${process.env["PATH"] ?? ""}${path.delimite
 const answers = (command: string, argument: string): boolean => spawnSync(command, [argument], { env }).error === undefined;
 const hasNginx = answers("nginx", "-v");
 const hasCurl = answers("curl", "--version");
-const hasOpenssl = /^OpenSSL [3-9]\./.test(spawnSync("openssl", ["version"], { encoding: "utf8" }).stdout ?? "");
 
 let ca: Awaited<ReturnType<typeof startCa>>;
 let folder: string;

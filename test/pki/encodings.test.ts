@@ -14,6 +14,7 @@ import { oid } from "#pki/oids.ts";
 import { SubjectPublicKeyInfo } from "#pki/signature-algorithm.ts";
 import { pemDecodeAll, pemEncode } from "#pki/pem.ts";
 import { crlEntry, crlExtensions, extension, extensions, forge, forgeCa, forgeCrl, forgeLeaf, reasonCode, signatureAlgorithms, spkiOf, testAuthority, testKeyPair, testTime, commonName, uri } from "#test/support/pki.ts";
+import { hasOpenssl } from "#test/support/openssl.ts";
 
 function code(run: () => unknown): string {
   try {
@@ -291,14 +292,18 @@ describe("a certification request", () => {
 });
 
 describe("a certs-only message", () => {
-  test("holds what was put in, and OpenSSL reads it", async () => {
+  test("holds what was put in, and nothing else is one", async () => {
     const authority = await testAuthority();
     const message = certsOnly([authority.root, authority.issuing]);
     expect(new Set(parseCertsOnly(message).map((certificate) => certificate.fingerprint))).toEqual(new Set([authority.root.fingerprint, authority.issuing.fingerprint]));
-    const printed = execFileSync("openssl", ["pkcs7", "-inform", "DER", "-print_certs"], { input: message }).toString();
-    expect(Certificate.listFromPem(printed)).toHaveLength(2);
     expect(code(() => parseCertsOnly(message.subarray(2)))).toBe("cms-malformed");
     expect(code(() => parseCertsOnly(authority.root.der))).toBe("cms-malformed");
+  });
+
+  test.skipIf(!hasOpenssl)("is read by OpenSSL (skipped without OpenSSL 3)", async () => {
+    const authority = await testAuthority();
+    const printed = execFileSync("openssl", ["pkcs7", "-inform", "DER", "-print_certs"], { input: certsOnly([authority.root, authority.issuing]) }).toString();
+    expect(Certificate.listFromPem(printed)).toHaveLength(2);
   });
 });
 
@@ -404,7 +409,7 @@ describe("a CRL", () => {
     expect(twice.hasDuplicateEntries).toBe(true);
   });
 
-  test("is read by OpenSSL", async () => {
+  test.skipIf(!hasOpenssl)("is read by OpenSSL (skipped without OpenSSL 3)", async () => {
     const authority = await testAuthority();
     const printed = execFileSync("openssl", ["crl", "-inform", "DER", "-text", "-noout"], { input: authority.leafCrl(entries.slice(0, 2)).der }).toString();
     expect(printed).toContain(serials[1]?.toUpperCase());

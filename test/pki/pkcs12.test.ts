@@ -7,6 +7,7 @@ import { beforeAll, describe, expect, test } from "vitest";
 import { decodePkcs12, encodePkcs12 } from "#pki/pkcs12.ts";
 import { testAuthority, testKeyPair, type TestAuthority } from "#test/support/pki.ts";
 import { temporaryDirectory } from "#test/support/temporary-directory.ts";
+import { hasOpenssl } from "#test/support/openssl.ts";
 
 const password = Buffer.from("correct horse");
 /** Few, where the derivation itself is not what is tested. */
@@ -25,7 +26,6 @@ async function pfx(type: Parameters<typeof testKeyPair>[0] = "ec-p256", iteratio
 }
 
 const has = (tool: string, argument: string): boolean => spawnSync(tool, [argument]).error === undefined;
-const hasOpenssl = /^OpenSSL [3-9]\./.test(spawnSync("openssl", ["version"], { encoding: "utf8" }).stdout ?? "");
 
 /** Directory with alice.p12 and its password, for programs that read files. */
 async function files(type: Parameters<typeof testKeyPair>[0], iterations?: number) {
