@@ -8,7 +8,7 @@ import { checkProfile, type Identity, type Role } from "#pki/certificate-profile
 import type { Clock } from "#pki/clock.ts";
 import { SignetError } from "#pki/errors.ts";
 import { SecretKey } from "#pki/keys.ts";
-import { alpn, endChainsAtOwnAuthorities, mutualServerOptions, type Credential } from "#pki/mtls.ts";
+import { alpn, endChainsAtOwnAuthorities, mutualServerOptions, renewMutualContext, type Credential } from "#pki/mtls.ts";
 import { validatePath, type KeyPurpose } from "#pki/path-validation.ts";
 import { presentedChain } from "#pki/presented-certificates.ts";
 import type { NotRevoked, RevocationStore } from "#pki/revocation.ts";
@@ -316,9 +316,7 @@ export class LinkListener {
     const { self, groups = ["X25519MLKEM768"] } = options;
     this.#server = tls.createServer({ ...tlsOptions(self, "server", groups), handshakeTimeout: handshakeMilliseconds });
     this.#unsubscribe = self.onRenewal?.((role) => {
-      if (role !== "server") return;
-      this.#server.setSecureContext(tlsOptions(self, "server", groups));
-      endChainsAtOwnAuthorities(this.#server);
+      if (role === "server") renewMutualContext(this.#server, tlsOptions(self, "server", groups));
     });
     endChainsAtOwnAuthorities(this.#server);
     this.#server.maxConnections = mostOpenLinks;

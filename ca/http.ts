@@ -10,7 +10,7 @@ import { certsOnly } from "#pki/cms.ts";
 import { SignetError } from "#pki/errors.ts";
 import { close, createApplication, jsonBody, listen, octetsOf, parse, requireMediaType, sendJson, type Handler } from "#pki/http-server.ts";
 import type { Log } from "#pki/log.ts";
-import { alpn, endChainsAtOwnAuthorities, mutualServerOptions, PeerSessions, serverOnlyOptions, type AuthenticatedPeer } from "#pki/mtls.ts";
+import { alpn, endChainsAtOwnAuthorities, mutualServerOptions, PeerSessions, renewMutualContext, serverOnlyOptions, type AuthenticatedPeer } from "#pki/mtls.ts";
 import {
   caRoutes,
   certificateMediaType,
@@ -69,8 +69,7 @@ export async function serveAuthority(authority: Authority, { clock, log }: { rea
   const enrolment: TlsServer = createTlsServer(enrolmentOptions(), createApplication({ log, routes: http.enrolmentRoutes() }));
   const publication = createHttpServer(createApplication({ log, routes: http.publicationRoutes() }));
   authority.onServerCredential(() => {
-    mutual.setSecureContext(mutualOptions());
-    endChainsAtOwnAuthorities(mutual);
+    renewMutualContext(mutual, mutualOptions());
     enrolment.setSecureContext(enrolmentOptions());
   });
 

@@ -10,7 +10,7 @@ import { SignetError } from "#pki/errors.ts";
 import { EnrolledIdentity } from "#pki/identity.ts";
 import { close, listen } from "#pki/http-server.ts";
 import type { Log } from "#pki/log.ts";
-import { alpn, endChainsAtOwnAuthorities, mutualServerOptions, PeerSessions } from "#pki/mtls.ts";
+import { alpn, endChainsAtOwnAuthorities, mutualServerOptions, PeerSessions, renewMutualContext } from "#pki/mtls.ts";
 import type { DeploymentMode } from "#pki/protocol-ca.ts";
 import { createLog, type ServiceLog } from "#pki/service-log.ts";
 import { createUnsealKey, passphraseOf, readUnsealKey } from "#pki/unseal.ts";
@@ -149,10 +149,7 @@ async function openIdentity({ identity: directory, ca, rootFingerprint }: Argume
 /** Renews each certificate in time, and serves the new one to connections from then on. */
 function keepRenewed(identity: EnrolledIdentity, server: Server, log: Log): void {
   identity.onRenewal((role) => {
-    if (role === "server") {
-      server.setSecureContext(listening(identity));
-      endChainsAtOwnAuthorities(server);
-    }
+    if (role === "server") renewMutualContext(server, listening(identity));
     log.info({ role, notAfter: identity.credential(role).chain[0]?.notAfter }, "certificate renewed");
   });
   identity.startRenewal();

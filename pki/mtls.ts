@@ -56,11 +56,17 @@ export function mutualServerOptions(i: { readonly credential: Credential; readon
 /**
  * Lets OpenSSL end a caller's chain at any CA of {@link mutualServerOptions}, not at a root alone: the root's signature over the server's own issuing CA was
  * verified when the options were made, and need not be in every handshake. It decides nothing: whoever OpenSSL lets through is judged by our own validation,
- * up to the root, with all dates and revocations. To be called when the server is made and after each `setSecureContext`.
+ * up to the root, with all dates and revocations. To be called when the server is made; {@link renewMutualContext} sees to it from then on.
  */
 export function endChainsAtOwnAuthorities(server: tls.Server): void {
   // Node takes allowPartialTrustChain for clients, and forgets it for servers. Where its context is elsewhere one day, OpenSSL verifies one signature more.
   (server as { readonly _sharedCreds?: { readonly context?: { setAllowPartialTrustChain?(): void } } })._sharedCreds?.context?.setAllowPartialTrustChain?.();
+}
+
+/** Has new connections served with other options of {@link mutualServerOptions}: those of a renewed credential. */
+export function renewMutualContext(server: tls.Server, options: tls.SecureContextOptions): void {
+  server.setSecureContext(options);
+  endChainsAtOwnAuthorities(server);
 }
 
 /** Options of a listener for callers that have no certificate yet. With `root`, the chain that is sent ends in it, for those who only know its fingerprint. */
