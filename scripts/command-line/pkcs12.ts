@@ -7,8 +7,8 @@ import { keyTypeOf } from "#pki/keys.ts";
 import { decodePkcs12, type Pkcs12Objects } from "#pki/pkcs12.ts";
 import { describeCertificate } from "./inspect.ts";
 
-/** Most rounds of key derivation that are run: what a file asks for, this process has to work. */
-const mostIterations = 1_000_000;
+/** Most rounds of key derivation that are run for a file: what it asks for, this process has to work. */
+const mostIterations = 3_000_000;
 
 /** Whether octets open as a PFX does (RFC 7292 section 4): a SEQUENCE that begins with version 3. */
 export function isPkcs12(octets: Uint8Array): boolean {
@@ -77,7 +77,7 @@ function describeLegacy(octets: Uint8Array, password: string, now: Date): { cert
 function openBags(octets: Uint8Array, password: string): forge.pkcs12.Bag[] {
   try {
     const pfx = forge.asn1.fromDer(forge.util.createBuffer(Buffer.from(octets).toString("latin1")));
-    refuseEndlessWork(pfx, 0);
+    new DerivationBudget(password).spend(pfx);
     // A PFX without MacData proves no password and no integrity (RFC 7292 section 4).
     if (!Array.isArray(pfx.value) || pfx.value.length < 3) throw new SignetError("decryption-failed", "The PKCS#12 file has no MAC: whatever it holds, anybody can have put there.");
     return forge.pkcs12.pkcs12FromAsn1(pfx, false, password).safeContents.flatMap(({ safeBags }) => safeBags);
@@ -88,21 +88,56 @@ function openBags(octets: Uint8Array, password: string): forge.pkcs12.Bag[] {
   }
 }
 
-/** Salt and count stand next to each other wherever PKCS#12 derives a key: MacData, PBE parameters and PBKDF2 alike. */
-function refuseEndlessWork(node: forge.asn1.Asn1, depth: number): void {
-  if (depth > 32) throw new SignetError("decryption-failed", "The PKCS#12 file is nested deeper than any is.");
-  if (!Array.isArray(node.value)) {
-    const first = node.type === forge.asn1.Type.OCTETSTRING ? String(node.value).charCodeAt(0) : 0;
-    if (first === tag.sequence) refuseEndlessWork(forge.asn1.fromDer(forge.util.createBuffer(String(node.value))), depth + 1);
-    return;
+/** Left out of the types of node-forge. */
+const { pbe: passwordBasedEncryption } = forge.pki as unknown as { readonly pbe: { getCipher(scheme: string, parameters: forge.asn1.Asn1, password: string): forge.cipher.BlockCipher } };
+
+/**
+ * Refuses, before node-forge works through it, a file whose derivations of keys would run more rounds together than mostIterations. Salt and count stand next to each
+ * other wherever PKCS#12 derives a key: MacData, PBE parameters and PBKDF2 alike. Octet strings are entered as node-forge enters them, and opened where they are encrypted.
+ */
+class DerivationBudget {
+  readonly #password: string;
+  #remaining = mostIterations;
+
+  constructor(password: string) {
+    this.#password = password;
   }
-  node.value.forEach((child, index) => {
-    const before = Array.isArray(node.value) ? node.value[index - 1] : undefined;
-    if (before?.type === forge.asn1.Type.OCTETSTRING && child.type === forge.asn1.Type.INTEGER && !(Number(`0x${forge.util.bytesToHex(String(child.value))}`) <= mostIterations)) {
-      throw new SignetError("decryption-failed", `The PKCS#12 file asks for more than ${mostIterations} rounds of key derivation.`);
+
+  /** @throws SignetError decryption-failed, and whatever node-forge throws at an encryption that it does not know */
+  spend(node: forge.asn1.Asn1, depth = 0): void {
+    if (depth > 32) throw new SignetError("decryption-failed", "The PKCS#12 file is nested deeper than any is.");
+    if (node.type === forge.asn1.Type.OCTETSTRING) this.#spendWithin(octetsOf(node), depth);
+    if (!Array.isArray(node.value)) return;
+    for (const [index, child] of node.value.entries()) {
+      if (child.type === forge.asn1.Type.INTEGER && node.value[index - 1]?.type === forge.asn1.Type.OCTETSTRING) this.#remaining -= Number(`0x${forge.util.bytesToHex(String(child.value))}`);
+      if (!(this.#remaining >= 0)) throw new SignetError("decryption-failed", `The PKCS#12 file asks for more than ${mostIterations} rounds of key derivation.`);
+      this.spend(child, depth + 1);
     }
-    refuseEndlessWork(child, depth + 1);
-  });
+    // EncryptedContentInfo (RFC 5652 section 6.1), whose algorithm has been spent for by now; keys in what it holds are encrypted once more.
+    const [type, algorithm, content] = node.value;
+    if (type?.type !== forge.asn1.Type.OID || content?.tagClass !== forge.asn1.Class.CONTEXT_SPECIFIC || !Array.isArray(algorithm?.value)) return;
+    const [scheme, parameters] = algorithm.value;
+    if (scheme?.type !== forge.asn1.Type.OID || parameters === undefined) return;
+    const cipher = passwordBasedEncryption.getCipher(forge.asn1.derToOid(String(scheme.value)), parameters, this.#password);
+    cipher.update(forge.util.createBuffer(octetsOf(content)));
+    if (cipher.finish()) this.#spendWithin(cipher.output.getBytes(), depth);
+  }
+
+  #spendWithin(octets: string, depth: number): void {
+    let content: forge.asn1.Asn1;
+    try {
+      content = forge.asn1.fromDer(octets, false);
+    } catch {
+      // A salt, a digest, a ciphertext: what does not parse here does not in node-forge either.
+      return;
+    }
+    this.spend(content, depth + 1);
+  }
+}
+
+/** BER may have an octet string in pieces, as node-forge's own reading of PKCS#12 allows for. */
+function octetsOf({ value }: forge.asn1.Asn1): string {
+  return Array.isArray(value) ? value.map((piece) => String(piece.value)).join("") : String(value);
 }
 
 /** In its own octets: node-forge keeps the signed part as it was, and writes the algorithm beside the signature its own way. */

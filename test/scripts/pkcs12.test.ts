@@ -1,7 +1,7 @@
 import { writeFileSync } from "node:fs";
 import path from "node:path";
 import forge from "node-forge";
-import { beforeAll, expect, test } from "vitest";
+import { beforeAll, describe, expect, test } from "vitest";
 import { encodePkcs12 } from "#pki/pkcs12.ts";
 import { signet } from "#scripts/command-line/signet.ts";
 import { commonName, forge as forgeCertificate, testAuthority, testKeyPair } from "#test/support/pki.ts";
@@ -70,13 +70,61 @@ test.each([
   expect(err).not.toContain("internal");
 });
 
-test("refuses endless key derivation before it begins", async () => {
+/** The PFX with another count at its MAC, or with another salt and the MAC that belongs to it. */
+function withMac(change: { readonly iterations?: string; readonly salt?: string }): Buffer {
   const asn1 = forge.asn1.fromDer(forge.util.createBuffer(pfx.toString("latin1")));
-  const mac = (asn1.value as forge.asn1.Asn1[])[2] as forge.asn1.Asn1;
-  const iterations = (mac.value as forge.asn1.Asn1[])[2] as forge.asn1.Asn1;
-  iterations.value = forge.util.hexToBytes("7fffffff");
-  const { exitCode, err } = await run(["pki", "inspect", write(Buffer.from(forge.asn1.toDer(asn1).getBytes(), "latin1")), "--password-file", "-"], password);
-  expect([exitCode === 0, err.includes("rounds of key derivation")]).toEqual([false, true]);
+  const within = (...indexes: number[]): forge.asn1.Asn1 => indexes.reduce((parent, index) => (parent.value as forge.asn1.Asn1[])[index] as forge.asn1.Asn1, asn1);
+  if (change.iterations !== undefined) within(2, 2).value = forge.util.hexToBytes(change.iterations);
+  if (change.salt !== undefined) {
+    within(2, 1).value = change.salt;
+    const hmac = forge.hmac.create();
+    hmac.start("sha1", forge.pkcs12.generateKey(password, forge.util.createBuffer(change.salt), 3, 2048, 20));
+    hmac.update(String(within(1, 1, 0).value));
+    within(2, 0, 1).value = hmac.getMac().getBytes();
+  }
+  return Buffer.from(forge.asn1.toDer(asn1).getBytes(), "latin1");
+}
+
+test("opens a file whose random octets happen to look like the beginning of a SEQUENCE", async () => {
+  const { exitCode, out } = await run(["pki", "inspect", write(withMac({ salt: "\x30\x77salted" })), "--password-file", "-", "--json"], password);
+  expect([exitCode, (JSON.parse(out) as { readonly objects: readonly unknown[] }).objects.length]).toEqual([0, 3]);
+});
+
+describe("refuses endless key derivation before it begins", () => {
+  const refusal = async (octets: Buffer) => {
+    const { exitCode, err } = await run(["pki", "inspect", write(octets), "--password-file", "-"], password);
+    expect([exitCode === 0, err.includes("rounds of key derivation")]).toEqual([false, true]);
+  };
+
+  test("of the MAC", () => refusal(withMac({ iterations: "7fffffff" })));
+
+  test("of a key within what is encrypted, in BER as well", async () => {
+    const { asn1 } = forge;
+    const { Class, Type } = asn1;
+    const make = (type: number, value: string | forge.asn1.Asn1[], tagClass = Class.UNIVERSAL) => asn1.create(tagClass, type, Array.isArray(value), value);
+    const identifier = (name: string) => make(Type.OID, asn1.oidToDer(String(forge.pki.oids[name])).getBytes());
+    const explicit = (value: forge.asn1.Asn1) => make(0 as forge.asn1.Type, [value], Class.CONTEXT_SPECIFIC);
+    const der = (node: forge.asn1.Asn1) => asn1.toDer(node).getBytes();
+    const parameters = (iterations: string) => make(Type.SEQUENCE, [make(Type.OCTETSTRING, "saltsalt"), make(Type.INTEGER, iterations)]);
+    const scheme = (iterations: string) => make(Type.SEQUENCE, [identifier("pbeWithSHAAnd3-KeyTripleDES-CBC"), parameters(iterations)]);
+    const bag = make(Type.SEQUENCE, [identifier("pkcs8ShroudedKeyBag"), explicit(make(Type.SEQUENCE, [scheme("\x7f\xff\xff\xff"), make(Type.OCTETSTRING, "12345678")]))]);
+    const plaintext = der(make(Type.SEQUENCE, [bag]));
+    const salt = forge.util.createBuffer("saltsalt");
+    const key = forge.pkcs12.generateKey(password, salt.copy(), 1, 1, 24);
+    const cipher = forge.cipher.createCipher("3DES-CBC", key);
+    cipher.start({ iv: forge.pkcs12.generateKey(password, salt.copy(), 2, 1, 8) });
+    cipher.update(forge.util.createBuffer(plaintext));
+    cipher.finish();
+    const encrypted = make(Type.SEQUENCE, [identifier("data"), scheme("\x01"), make(0 as forge.asn1.Type, cipher.output.getBytes(), Class.CONTEXT_SPECIFIC)]);
+    const safe = der(make(Type.SEQUENCE, [make(Type.SEQUENCE, [identifier("encryptedData"), explicit(make(Type.SEQUENCE, [make(Type.INTEGER, "\0"), encrypted]))])]));
+    const hmac = forge.hmac.create();
+    hmac.start("sha1", forge.pkcs12.generateKey(password, salt.copy(), 3, 1, 20));
+    hmac.update(safe);
+    const digest = make(Type.SEQUENCE, [make(Type.SEQUENCE, [identifier("sha1"), make(Type.NULL, "")]), make(Type.OCTETSTRING, hmac.getMac().getBytes())]);
+    const pieces = make(Type.OCTETSTRING, [make(Type.OCTETSTRING, safe.slice(0, 20)), make(Type.OCTETSTRING, safe.slice(20))]);
+    const file = make(Type.SEQUENCE, [make(Type.INTEGER, "\x03"), make(Type.SEQUENCE, [identifier("data"), explicit(pieces)]), make(Type.SEQUENCE, [digest, make(Type.OCTETSTRING, "saltsalt"), make(Type.INTEGER, "\x01")])]);
+    await refusal(Buffer.from(der(file), "latin1"));
+  });
 });
 
 test("wants the password from a file, stdin or the environment", async () => {
