@@ -149,14 +149,14 @@ interface Pkcs12Options {
   readonly csr?: string;
 }
 
-/** 144 bits, in characters that every shell and dialogue takes as they are. @throws SignetError usage */
+/** 144 bits, in characters that every shell, option and dialogue takes as they are: one in 64 of base64url begins with "-". @throws SignetError usage */
 async function pkcs12Of({ p12, p12PasswordFile: file, csr }: Pkcs12Options, invocation: Invocation): Promise<IssueOptions["pkcs12"]> {
   if (p12 !== true) {
     if (file !== undefined) throw usageError("--p12-password-file is the password of a file that is not asked for", "Add --p12.");
     return undefined;
   }
   if (csr !== undefined) throw usageError("a .p12 file holds the private key, which stays with its owner where --csr is given", "Leave one of the two out; the owner makes one with `openssl pkcs12 -export`.");
-  if (file === undefined) return { password: Buffer.from(randomBytes(18).toString("base64url")), keepPassword: true };
+  if (file === undefined) return { password: Buffer.from(randomBytes(18).toString("hex")), keepPassword: true };
   const content = Buffer.from(await readInput(file, invocation, "password"));
   // One line break at the end is the editor's.
   const end = content.at(-1) === 0x0a ? (content.at(-2) === 0x0d ? -2 : -1) : content.length;

@@ -106,10 +106,11 @@ class DerivationBudget {
   /** @throws SignetError decryption-failed, and whatever node-forge throws at an encryption that it does not know */
   spend(node: forge.asn1.Asn1, depth = 0): void {
     if (depth > 32) throw new SignetError("decryption-failed", "The PKCS#12 file is nested deeper than any is.");
-    if (node.type === forge.asn1.Type.OCTETSTRING) this.#spendWithin(octetsOf(node), depth);
+    const { OCTETSTRING, INTEGER } = forge.asn1.Type;
+    if (isOf(node, OCTETSTRING)) this.#spendWithin(octetsOf(node), depth);
     if (!Array.isArray(node.value)) return;
     for (const [index, child] of node.value.entries()) {
-      if (child.type === forge.asn1.Type.INTEGER && node.value[index - 1]?.type === forge.asn1.Type.OCTETSTRING) this.#remaining -= Number(`0x${forge.util.bytesToHex(String(child.value))}`);
+      if (isOf(child, INTEGER) && isOf(node.value[index - 1], OCTETSTRING)) this.#remaining -= Number(`0x${forge.util.bytesToHex(String(child.value))}`);
       if (!(this.#remaining >= 0)) throw new SignetError("decryption-failed", `The PKCS#12 file asks for more than ${mostIterations} rounds of key derivation.`);
       this.spend(child, depth + 1);
     }
@@ -133,6 +134,11 @@ class DerivationBudget {
     }
     this.spend(content, depth + 1);
   }
+}
+
+/** The number of a tag says which type it is only in its class: the [4] and [2] of a GeneralName are a directory name and a DNS name. */
+function isOf(node: forge.asn1.Asn1 | undefined, type: forge.asn1.Type): boolean {
+  return node?.type === type && node.tagClass === forge.asn1.Class.UNIVERSAL;
 }
 
 /** BER may have an octet string in pieces, as node-forge's own reading of PKCS#12 allows for. */

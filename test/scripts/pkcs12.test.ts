@@ -2,9 +2,10 @@ import { writeFileSync } from "node:fs";
 import path from "node:path";
 import forge from "node-forge";
 import { beforeAll, describe, expect, test } from "vitest";
+import { oid } from "#pki/oids.ts";
 import { encodePkcs12 } from "#pki/pkcs12.ts";
 import { signet } from "#scripts/command-line/signet.ts";
-import { commonName, forge as forgeCertificate, testAuthority, testKeyPair } from "#test/support/pki.ts";
+import { commonName, directory, dns, extensions, forge as forgeCertificate, testAuthority, testKeyPair } from "#test/support/pki.ts";
 import { temporaryDirectory } from "#test/support/temporary-directory.ts";
 import { recordedTerminal } from "#test/support/terminal.ts";
 
@@ -88,6 +89,15 @@ function withMac(change: { readonly iterations?: string; readonly salt?: string 
 test("opens a file whose random octets happen to look like the beginning of a SEQUENCE", async () => {
   const { exitCode, out } = await run(["pki", "inspect", write(withMac({ salt: "\x30\x77salted" })), "--password-file", "-", "--json"], password);
   expect([exitCode, (JSON.parse(out) as { readonly objects: readonly unknown[] }).objects.length]).toEqual([0, 3]);
+});
+
+test("opens a file whose certificate has a directory name before a DNS name, which carry the tag numbers of a salt and a count", async () => {
+  const keys = testKeyPair("rsa-2048");
+  const names = [directory([oid.commonName, "alice"]), dns("alice.corp")];
+  const certificate = forgeCertificate({ subject: commonName("alice"), issuer: commonName("alice"), publicKey: keys.publicKey, extensions: [extensions.subjectAltName(names)] }, keys.privateKey);
+  const asn1 = forge.pkcs12.toPkcs12Asn1(forge.pki.privateKeyFromPem(String(keys.privateKey.export({ format: "pem", type: "pkcs1" }))), [forge.pki.certificateFromPem(certificate.toPem())], password, { algorithm: "3des", count: 1 });
+  const { exitCode, out } = await run(["pki", "inspect", write(Buffer.from(forge.asn1.toDer(asn1).getBytes(), "latin1")), "--password-file", "-", "--json"], password);
+  expect([exitCode, JSON.parse(out)]).toMatchObject([0, { objects: [{ type: "pkcs12" }, { fingerprint: certificate.fingerprint }, { certificate: certificate.serialNumber }] }]);
 });
 
 describe("refuses endless key derivation before it begins", () => {
