@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -9,6 +10,7 @@ import type { KeyType } from "#pki/keys.ts";
 import { MutualAgent } from "#pki/mtls.ts";
 import { caRoutes } from "#pki/protocol-ca.ts";
 import { kmsRoutes } from "#pki/protocol-kms.ts";
+import { portOptions } from "./free-ports.ts";
 import { startService, type ServiceProcess } from "./service-process.ts";
 
 /** A CA and a KMS of one's own under a scratch directory, with callers of all kinds: for benchmarks and fault suites. */
@@ -29,9 +31,10 @@ export interface KmsReady {
 
 export const caArguments = (data: string): string[] => ["--data", data, "--init"];
 
-/** Starts the CA over `data`, and initialises it if nothing is there. */
-export function startCa(data: string): Promise<ServiceProcess<CaReady>> {
-  return startService<CaReady>("ca/main.ts", caArguments(data));
+/** Starts the CA over `data`, and initialises it if nothing is there, on free ports that it keeps. */
+export async function startCa(data: string): Promise<ServiceProcess<CaReady>> {
+  const ports = existsSync(path.join(data, "ca")) ? [] : await portOptions("enrolment", "mutual", "publication");
+  return startService<CaReady>("ca/main.ts", [...caArguments(data), ...ports]);
 }
 
 const kmsIdentity = (data: string): string => path.join(data, "kms", "identity");

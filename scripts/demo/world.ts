@@ -4,6 +4,7 @@ import { cp } from "node:fs/promises";
 import path from "node:path";
 import type { LiveSystem } from "../attacks/attack.ts";
 import type { Cues } from "../attacks/director.ts";
+import { portOptions } from "../free-ports.ts";
 import { type ServiceProcess, startService } from "../service-process.ts";
 import { Party } from "./parties.ts";
 import { copyKmsData, swapWrappedKeys } from "./storage-thief.ts";
@@ -83,7 +84,7 @@ export class SystemUnderAttack {
   }
 
   async startCa(): Promise<CaReady> {
-    this.#ca = await startService<CaReady>("ca/main.ts", ["--data", this.caData, "--init", "--trust-domain", trustDomain]);
+    this.#ca = await startService<CaReady>("ca/main.ts", ["--data", this.caData, "--init", "--trust-domain", trustDomain, ...(await portOptions("enrolment", "mutual", "publication"))]);
     await this.operator.order("openOperator", { directory: path.join(this.caData, "operator"), mutualUrl: this.ca.mutualUrl });
     return this.ca;
   }

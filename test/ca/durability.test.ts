@@ -1,3 +1,4 @@
+import { once } from "node:events";
 import { cpSync, existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
@@ -12,6 +13,7 @@ import { EnrolledIdentity } from "#pki/identity.ts";
 import { createCsr, generateKeyPair } from "#pki/keys.ts";
 import { silentLog } from "#pki/log.ts";
 import { caRoutes, certificateAnswer, certificatesAnswer, tokenAnswer } from "#pki/protocol-ca.ts";
+import { freePorts } from "#scripts/free-ports.ts";
 import { AuditLog } from "#store/audit-log.ts";
 import { openSqlite } from "#store/sqlite.ts";
 import { callerOf, enrolWith, operatorOf, ServiceRefused, startCa, startService, type CaCaller } from "#test/support/services.ts";
@@ -135,7 +137,10 @@ test("what a killed initialisation left is made anew", async () => {
 
 describe("a start is refused with the reason, and nothing is touched", () => {
   const template = mkdtempSync(path.join(tmpdir(), "signet-ca-"));
-  beforeAll(() => initialiseAuthority(template, { clock: systemClock }));
+  beforeAll(async () => {
+    const [enrolmentPort = 0, mutualPort = 0, publicationPort = 0] = await freePorts(3);
+    await initialiseAuthority(template, { clock: systemClock, enrolmentPort, mutualPort, publicationPort });
+  });
   afterAll(() => rmSync(template, { recursive: true }));
   function initialised(): string {
     const data = temporaryDirectory();
@@ -189,6 +194,7 @@ describe("a start is refused with the reason, and nothing is touched", () => {
     const data = initialised();
     const port = Number(new URL(EnrolledIdentity.open(path.join(data, "operator")).caUrl).port);
     const blocker = createServer().listen(port, "127.0.0.1");
+    await once(blocker, "listening");
     const refusals = await Promise.all([refusalOf("--data", data), refusalOf("--data", "x", "--insecure")]);
     await new Promise((resolve) => blocker.close(resolve));
     expect(refusals.map(({ exitCode, code }) => [exitCode, code])).toEqual([[1, "port-taken"], [1, "usage"]]);

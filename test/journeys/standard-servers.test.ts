@@ -10,6 +10,7 @@ import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Certificate } from "#pki/certificate.ts";
 import { signet } from "#scripts/command-line/signet.ts";
+import { freePorts } from "#scripts/free-ports.ts";
 import { startCa } from "#test/support/services.ts";
 import { recordedTerminal } from "#test/support/terminal.ts";
 import { hasOpenssl } from "#test/support/openssl.ts";
@@ -105,15 +106,6 @@ const wrote = (crlNumber: number) => (output: string): boolean =>
 
 const revoke = async (name: string): Promise<number> => Number((await ok("ca", "revoke", name, "--reason", "keyCompromise"))["crlNumber"]);
 
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, "close");
-  return port;
-}
-
 /** A client that has asked already, but whose certificate and request are kept from the server until they are released. */
 async function stalledHandshake(port: number, who: https.RequestOptions): Promise<{ readonly release: () => Promise<string> }> {
   const released = Promise.withResolvers<void>();
@@ -145,7 +137,7 @@ async function stalledHandshake(port: number, who: https.RequestOptions): Promis
 
 /** One of the files that the README shows, on a port of the test's own. */
 async function example(name: string, target: string, portShown: string): Promise<number> {
-  const port = await freePort();
+  const [port = 0] = await freePorts(1);
   const text = readFileSync(path.join(root, "scripts/examples", name), "utf8");
   expect(text).toContain(portShown);
   mkdirSync(path.dirname(at(target)), { recursive: true });
@@ -316,7 +308,7 @@ describe.skipIf(!hasOpenssl)(`openssl s_server${hasOpenssl ? "" : " (skipped wit
     await revoke("dave");
     await ok("ca", "follow-crl", "--once", "--out", at("api", "crl.pem"));
     writeFileSync(at("trust.pem"), pem("api", "root") + pem("api", "crl"));
-    const port = await freePort();
+    const [port = 0] = await freePorts(1);
     const server = start("openssl", "s_server", "-accept", `127.0.0.1:${port}`, "-cert", "api/cert.pem", "-cert_chain", "api/fullchain.pem", "-key", "api/key.pem", "-CAfile", "trust.pem", "-crl_check_all", "-Verify", "1", "-verify_return_error", "-tls1_3", "-num_tickets", "0", "-www");
     await server.until((output) => output.includes("ACCEPT"));
     const client = (who: string) => spawnSync("openssl", ["s_client", "-quiet", "-connect", `localhost:${port}`, "-cert", `${who}/cert.pem`, "-cert_chain", `${who}/fullchain.pem`, "-key", `${who}/key.pem`, "-CAfile", "trust.pem", "-crl_check_all", "-verify_return_error", "-verify_hostname", "localhost"], { cwd: folder, encoding: "utf8", input: "GET / HTTP/1.0\r\n\r\n" });

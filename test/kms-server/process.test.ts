@@ -8,6 +8,7 @@ import { identityUri } from "#pki/certificate-profile.ts";
 import { EnrolledIdentity } from "#pki/identity.ts";
 import { createCsr, generateKeyPair } from "#pki/keys.ts";
 import { silentLog } from "#pki/log.ts";
+import { freePorts } from "#scripts/free-ports.ts";
 import { openSqlite } from "#store/sqlite.ts";
 import { temporaryDirectory } from "#test/support/temporary-directory.ts";
 import { issueToken, ServiceRefused, startCa, startKms, startService } from "#test/support/services.ts";
@@ -52,7 +53,8 @@ test("what a killed initialisation left is made anew", async () => {
 test("after a stop that outlived its certificate the KMS says so, and enrols anew as who it was with a token", async () => {
   const directory = temporaryDirectory();
   const clock = { now: () => new Date(Date.now() - 40 * 86_400_000), monotonicMilliseconds: () => 0 };
-  await initialiseAuthority(directory, { clock });
+  const [enrolmentPort = 0, mutualPort = 0, publicationPort = 0] = await freePorts(3);
+  await initialiseAuthority(directory, { clock, enrolmentPort, mutualPort, publicationPort });
   const authority = await Authority.open(directory, { clock, log: silentLog });
   const ledger = openSqlite(path.join(directory, "ca", "ca.sqlite"), { mode: "existing" });
   const uri = identityUri(authority.settings.trustDomain, "service", "kms");

@@ -1,13 +1,13 @@
 import { execFile, spawn, spawnSync, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { createServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { portOptions } from "#scripts/free-ports.ts";
 import { pinnedRuntime } from "../../scripts/runtime.mjs";
 import { publicApi } from "./public-api.ts";
 
@@ -58,7 +58,7 @@ describe.skipIf(skipped !== undefined)(`the package${skipped === undefined ? "" 
   let services: ChildProcess | undefined;
 
   beforeAll(async () => {
-    const ports = await freePorts(["enrolment", "mutual", "publication", "kms", "status"]);
+    const ports = await portOptions("enrolment", "mutual", "publication", "kms", "status");
     services = spawn("node", [path.join(installed, "scripts", "signet.mjs"), "start", "--json", ...ports], { cwd: project, env: environment, stdio: ["ignore", "pipe", "inherit"] });
     const { stdout } = services;
     if (stdout === null) throw new Error("no pipe");
@@ -229,17 +229,4 @@ function shell(line: string): Promise<string> {
 async function run(command: string, args: readonly string[]): Promise<string> {
   const { stdout } = await promisify(execFile)(command, args, { cwd: project, env: { ...environment, PATH: `${path.join(project, "node_modules", ".bin")}${path.delimiter}${environment["PATH"] ?? ""}` } });
   return stdout;
-}
-
-async function freePorts(names: readonly string[]): Promise<string[]> {
-  const servers = await Promise.all(
-    names.map(async () => {
-      const server = createServer().listen(0, "127.0.0.1");
-      await once(server, "listening");
-      return server;
-    }),
-  );
-  const ports = servers.map((server) => (server.address() as AddressInfo).port);
-  for (const server of servers) server.close();
-  return names.flatMap((name, index) => [`--${name}-port`, String(ports[index])]);
 }

@@ -1,7 +1,6 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statfsSync, writeFileSync } from "node:fs";
-import { createServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
@@ -9,6 +8,7 @@ import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, it, onTestFinished } from "vitest";
 import { Certificate } from "#pki/certificate.ts";
 import { signet } from "#scripts/command-line/signet.ts";
+import { portOptions } from "#scripts/free-ports.ts";
 import { DataDirectory } from "#store/data-directory.ts";
 import { recordedTerminal } from "#test/support/terminal.ts";
 
@@ -21,18 +21,7 @@ afterAll(() => {
   rmSync(folder, { recursive: true, force: true });
 });
 
-async function freePorts(): Promise<readonly string[]> {
-  const held = await Promise.all(["enrolment", "mutual", "publication", "kms", "status"].map(async (name) => {
-    const server = createServer().listen(0, "127.0.0.1");
-    await once(server, "listening");
-    return { name, server };
-  }));
-  return held.flatMap(({ name, server }) => {
-    const { port } = server.address() as AddressInfo;
-    server.close();
-    return [`--${name}-port`, String(port)];
-  });
-}
+const freePorts = () => portOptions("enrolment", "mutual", "publication", "kms", "status");
 
 interface Ready {
   readonly mode: string;

@@ -2,7 +2,6 @@ import { execFile, spawn, type ChildProcess } from "node:child_process";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
-import { createServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
@@ -15,6 +14,7 @@ import { issueScript } from "#scripts/command-line/issue-script.ts";
 import { revokeScript } from "#scripts/command-line/revoke-script.ts";
 import { signet } from "#scripts/command-line/signet.ts";
 import type { Terminal } from "#scripts/command-line/program.ts";
+import { freePorts, portOptions } from "#scripts/free-ports.ts";
 import { recordedTerminal } from "#test/support/terminal.ts";
 
 const root = path.dirname(path.dirname(path.dirname(fileURLToPath(import.meta.url))));
@@ -49,13 +49,7 @@ describe("npm start", () => {
   }
 
   beforeAll(async () => {
-    const held = await Promise.all(["enrolment", "mutual", "publication", "kms", "status"].map(async (name) => {
-      const server = createServer().listen(0, "127.0.0.1");
-      await once(server, "listening");
-      return { name, server, port: (server.address() as AddressInfo).port };
-    }));
-    for (const { server } of held) server.close();
-    ports = held.flatMap(({ name, port }) => [`--${name}-port`, String(port)]);
+    ports = await portOptions("enrolment", "mutual", "publication", "kms", "status");
     services = await start(ports);
   });
 
@@ -166,10 +160,7 @@ describe("npm start", () => {
   it("has a status page that can be served alone, too, as where systemd runs the services", async () => {
     // The port of the page that `npm start` serves.
     expect((await run(signet, ["status-page", "--status-port", ports[9] ?? ""])).err).toMatch(/^signet: port-taken: /);
-    const server = createServer().listen(0, "127.0.0.1");
-    await once(server, "listening");
-    const { port } = server.address() as AddressInfo;
-    server.close();
+    const [port] = await freePorts(1);
     const free = spawn(process.execPath, [path.join(root, "scripts/signet.ts"), "status-page", "--data", data, "--json", "--status-port", String(port)], { stdio: ["ignore", "pipe", "inherit"] });
     const ended = once(free, "close");
     const [line] = await once(createInterface({ input: free.stdout }), "line");

@@ -1,5 +1,6 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
+import { existsSync } from "node:fs";
 import { createInterface } from "node:readline";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
@@ -11,6 +12,7 @@ import { EnrolledIdentity } from "#pki/identity.ts";
 import type { KeyType } from "#pki/keys.ts";
 import { MutualAgent } from "#pki/mtls.ts";
 import { caRoutes, tokenAnswer, type TokenRequest } from "#pki/protocol-ca.ts";
+import { freePorts, portOptions } from "#scripts/free-ports.ts";
 
 const projectRoot = path.dirname(path.dirname(path.dirname(fileURLToPath(import.meta.url))));
 
@@ -92,13 +94,14 @@ export interface CaReady {
 }
 
 /**
- * Starts the CA on a data directory, which is initialised if it is new, on free ports. `arguments` are further ones of ca/main.ts.
+ * Starts the CA on a data directory, which is initialised if it is new, on free ports that it keeps. `arguments` are further ones of ca/main.ts.
  * @example
  * const ca = await startCa(temporaryDirectory());
  * const operator = EnrolledIdentity.open(ca.operatorDirectory);
  */
 export async function startCa(dataDirectory: string, options: ServiceOptions & { readonly arguments?: readonly string[] } = {}): Promise<ServiceProcess<CaReady> & { readonly operatorDirectory: string }> {
-  const service = await startService<CaReady>("ca/main.ts", ["--data", dataDirectory, "--init", ...(options.arguments ?? [])], options);
+  const ports = existsSync(path.join(dataDirectory, "ca")) ? [] : await portOptions("enrolment", "mutual", "publication");
+  const service = await startService<CaReady>("ca/main.ts", ["--data", dataDirectory, "--init", ...ports, ...(options.arguments ?? [])], options);
   return { ...service, operatorDirectory: path.join(dataDirectory, "operator") };
 }
 
@@ -189,5 +192,7 @@ export async function startKms(ca: RunningCa, dataDirectory: string, options: Se
   const enrolled = EnrolledIdentity.isAt(path.join(dataDirectory, "kms", "identity"));
   const token = enrolled ? {} : { SIGNET_ENROLMENT_TOKEN: await issueToken(ca, { name: "kms", kind: "service", dns: ["localhost"], ip: ["127.0.0.1"] }) };
   const pinned = ["--ca", ca.ready.enrolmentUrl, "--root-fingerprint", ca.ready.rootFingerprint];
-  return startService<KmsReady>("kms-server/main.ts", ["--data", dataDirectory, ...(enrolled ? [] : pinned), ...(options.arguments ?? [])], { ...options, env: { ...token, ...options.env } });
+  const [port] = await freePorts(1);
+  // Of an option that is given twice, the last counts.
+  return startService<KmsReady>("kms-server/main.ts", ["--data", dataDirectory, "--port", String(port), ...(enrolled ? [] : pinned), ...(options.arguments ?? [])], { ...options, env: { ...token, ...options.env } });
 }
