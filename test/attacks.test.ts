@@ -1,6 +1,6 @@
 import { spawnSync } from "node:child_process";
 import type { ChildProcess } from "node:child_process";
-import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -11,6 +11,7 @@ import { equipLaboratory } from "#scripts/attacks/forge.ts";
 import { arms, runAttack } from "#scripts/attacks/run.ts";
 import { type Evidence, gatherEvidence } from "#scripts/demo/evidence.ts";
 import { attackReport, renderHtml, type Report } from "#scripts/demo/report.ts";
+import { copyIdentity } from "#scripts/demo/storage-thief.ts";
 import { SystemUnderAttack, trustDomain } from "#scripts/demo/world.ts";
 
 // The whole catalogue runs in `npm run demo`; here at least one attack of each family, and each rule that must stop one by itself.
@@ -37,6 +38,20 @@ describe("the catalogue", () => {
   test("the representative attacks are of every family", () => {
     expect(new Set(representative.map((id) => id[0])).size).toBe(5);
   });
+});
+
+test("a copy of a running party's identity has no file that was being written", async () => {
+  const directory = await mkdtemp(path.join(tmpdir(), "signet-copied-"));
+  try {
+    const [from, to] = ["from", "to"].map((name) => path.join(directory, name)) as [string, string];
+    await mkdir(from);
+    await writeFile(path.join(from, "crl-floors.json"), "{}");
+    await writeFile(path.join(from, "crl-floors.json.0123456789ab.tmp"), "{");
+    await copyIdentity(from, to);
+    expect(await readdir(to)).toEqual(["crl-floors.json"]);
+  } finally {
+    await rm(directory, { recursive: true });
+  }
 });
 
 describe("the judge", () => {

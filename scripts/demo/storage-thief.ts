@@ -1,9 +1,15 @@
-/** What somebody does who has got at the KMS's disk, its database included: takes a copy, and moves one key's wrapped material to another's row. */
-import { copyFile, mkdir, readdir } from "node:fs/promises";
+/** What somebody does who has got at a disk, the KMS's with its database included: takes a copy, and moves one key's wrapped material to another's row. */
+import { copyFile, cp, mkdir, readdir } from "node:fs/promises";
 import path from "node:path";
 import { DatabaseSync } from "node:sqlite";
+import { temporarySuffix } from "#pki/durable-file.ts";
 
 const databaseName = "kms.sqlite";
+
+/** Copies the directory of an identity whose process runs. What that is writing has a name of its own until it is whole, and may be gone before it is copied. */
+export async function copyIdentity(from: string, to: string): Promise<void> {
+  await cp(from, to, { recursive: true, filter: (source) => !source.endsWith(temporarySuffix) });
+}
 
 /** Copies a KMS's data as it stands, while the KMS runs. */
 export async function copyKmsData(from: string, to: string): Promise<void> {

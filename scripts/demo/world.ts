@@ -1,13 +1,12 @@
 /** The system under attack: CA and KMS as processes of their own, the parties enrolled, and what honest people do on a cue. */
 import type { ChildProcess } from "node:child_process";
-import { cp } from "node:fs/promises";
 import path from "node:path";
 import type { LiveSystem } from "../attacks/attack.ts";
 import type { Cues } from "../attacks/director.ts";
 import { portOptions } from "../free-ports.ts";
 import { type ServiceProcess, startService } from "../service-process.ts";
 import { Party } from "./parties.ts";
-import { copyKmsData, swapWrappedKeys } from "./storage-thief.ts";
+import { copyIdentity, copyKmsData, swapWrappedKeys } from "./storage-thief.ts";
 
 export const trustDomain = "demo.signet.internal";
 
@@ -153,7 +152,7 @@ export class SystemUnderAttack {
     },
     "copy-identity": async (name, { directory }) => {
       const copy = path.join(directory, String(name));
-      await cp(this.identityDirectory(String(name)), copy, { recursive: true });
+      await copyIdentity(this.identityDirectory(String(name)), copy);
       return copy;
     },
     "swapped-storage": async (_value, { id, secret, directory }) => {
@@ -163,7 +162,7 @@ export class SystemUnderAttack {
       const data = path.join(directory, "kms-data");
       await copyKmsData(this.kmsData, data);
       const identity = path.join(directory, "kms");
-      await cp(this.identityDirectory("kms"), identity, { recursive: true });
+      await copyIdentity(this.identityDirectory("kms"), identity);
       const start = () => startService<KmsReady>("kms-server/main.ts", ["--data", data, "--identity", identity]);
       // The control: a copy that nobody has touched is served.
       await (await start()).stop();
