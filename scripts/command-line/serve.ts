@@ -10,7 +10,7 @@ import { withEphemeralData } from "./ephemeral.ts";
 import { nextCommands } from "./next-commands.ts";
 import { asSignetError, errnoOf, fileError, signetFor, usageError, type Invocation, type Outcome } from "./program.ts";
 import { anyVersion, isInitialised, loopback, modeOf, recordedPort, requireDeployment, requireFreePorts, statusPortOf, unsealArguments, type CaOptions, type KmsOptions, type ModeOptions, type ServiceName, type StatusPageOptions } from "./service-options.ts";
-import { caReady, describeExit, kmsReady, startService, whenAskedToStop, type Service } from "./services.ts";
+import { caReady, describeExit, kmsReady, startService, tellSupervisor, whenAskedToStop, type Service } from "./services.ts";
 import { kmsUrlOf, withCa, type Caller } from "./session.ts";
 
 type CaAddress = NonNullable<ServicesRecord["ca"]>;
@@ -136,6 +136,7 @@ async function inForeground(invocation: Invocation, start: (signal: AbortSignal,
   try {
     const { json, text } = await start(abort.signal, (service) => running.push(service));
     invocation.terminal.stdout.write(invocation.json ? `${JSON.stringify(json)}\n` : `${text}\n`);
+    await tellSupervisor();
   } catch (error) {
     await stopAll();
     // Whatever a start says that was told to stop, it stopped.

@@ -1,4 +1,4 @@
-import { spawn, type ChildProcess } from "node:child_process";
+import { execFile, spawn, type ChildProcess } from "node:child_process";
 import { closeSync, fstatSync, openSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { createInterface } from "node:readline";
@@ -86,6 +86,20 @@ export async function startService<Schema extends z.ZodType>(i: { readonly name:
 export function whenAskedToStop(): Promise<NodeJS.Signals> {
   return new Promise((resolve) => {
     for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => resolve(signal));
+  });
+}
+
+/**
+ * Tells systemd, where it waits for that (Type=notify), that we serve: so `systemctl start` returns no earlier, and what is typed next finds us. Node has no
+ * datagram sockets of that family; systemd's own command has. Where it fails, that is only said: systemd then gives the unit up by itself.
+ */
+export async function tellSupervisor(): Promise<void> {
+  if (process.env["NOTIFY_SOCKET"] === undefined) return;
+  await new Promise<void>((resolve) => {
+    execFile("systemd-notify", ["--ready"], (error) => {
+      if (error !== null) process.stderr.write(`signet: systemd was not told that this serves: ${error.message.trim()}\n`);
+      resolve();
+    });
   });
 }
 

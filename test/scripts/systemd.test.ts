@@ -30,7 +30,7 @@ describe.each(units)("the systemd unit %s", (unit) => {
     const terminal = recordedTerminal("");
     await signet(command.replace(/\/var\/lib\/\S+/, data).split(" "), terminal);
     // Had it not parsed, it would be `usage`.
-    expect(terminal.err()).toMatch(/^signet: data-directory-foreign: /);
+    expect(JSON.parse(terminal.err())).toMatchObject({ code: "data-directory-foreign" });
   });
 
   it("is given its passphrase by a credential, and nothing of it on the command line or in the environment", () => {
