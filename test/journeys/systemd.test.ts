@@ -12,13 +12,14 @@ const project = path.dirname(path.dirname(path.dirname(fileURLToPath(import.meta
 const why = whyNoSystemd();
 
 describe.skipIf(why !== undefined)(`Signet under systemd${why === undefined ? "" : ` (skipped: ${why})`}`, { timeout: 120_000 }, () => {
-  const upstream = mkdtempSync(path.join(tmpdir(), "signet-upstream-"));
+  let upstream = "";
   let machine: OwnSystemd;
   let person: Typist;
   let fingerprint = "";
   let upgrade = "";
 
   beforeAll(async () => {
+    upstream = mkdtempSync(path.join(tmpdir(), "signet-upstream-"));
     upgrade = publish();
     machine = await bootSystemd(upstream);
     person = await machine.terminal();
