@@ -179,14 +179,18 @@ function readNote(directory: string): Required<DataDirectoryHolder> | undefined 
   }
 }
 
-/** Boot and start time of a process, which no later process of the same number shares; undefined where the platform does not tell, or there is none. */
+/**
+ * Boot and start time of a process, which no later process of the same number shares; undefined where the platform does not tell, or there is none. One that has
+ * ended is none, even where its parent never takes note of it, as process 1 of many a container does not.
+ */
 function processIdentity(pid: number): string | undefined {
   if (process.platform !== "linux") return undefined;
   try {
     const boot = readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
-    // Field 22 of proc_pid_stat(5); the second, the command, is in parentheses and may hold anything.
-    const fields = readFileSync(`/proc/${pid}/stat`, "utf8");
-    return `${boot} ${fields.slice(fields.lastIndexOf(")") + 2).split(" ")[19]}`;
+    // Fields 3 and 22 of proc_pid_stat(5); the second, the command, is in parentheses and may hold anything.
+    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    return fields[0] === "Z" || fields[0] === "X" ? undefined : `${boot} ${fields[19]}`;
   } catch {
     return undefined;
   }

@@ -1,6 +1,6 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdirSync, readFileSync, readdirSync, rmdirSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, readdirSync, rmdirSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { writeFileDurably } from "#pki/durable-file.ts";
@@ -66,12 +66,14 @@ test("an initialisation that failed half-way is not taken for a whole directory,
   expect(readdirSync(directory).sort()).toEqual(["lock", "signet-ca.json", "state"]);
 });
 
-/** A process of its own that opens the directory, says so and stays. */
-async function holderOf(directory: string) {
+/** A process of its own that opens the directory, says so and stays. Its output ends with it, even where it is the child of a parent that never takes note of its end. */
+async function holderOf(directory: string, hasCarelessParent = false) {
   const program = `import { DataDirectory } from ${JSON.stringify(new URL("../../store/data-directory.ts", import.meta.url).href)};
     globalThis.held = DataDirectory.open(${JSON.stringify(directory)}, { service: "ca", version: 2 });
     console.log("held"); setInterval(() => {}, 1e6);`;
-  const child = spawn(process.execPath, ["--input-type=module", "-e", program], { stdio: ["ignore", "pipe", "inherit"] });
+  const argv = [process.execPath, "--input-type=module", "-e", program];
+  const [command = "", ...rest] = hasCarelessParent ? ["sh", "-c", '"$@" & exec sleep 600 >&-', "sh", ...argv] : argv;
+  const child = spawn(command, rest, { stdio: ["ignore", "pipe", "inherit"] });
   onTestFinished(() => void child.kill("SIGKILL"));
   await once(child.stdout, "data");
   return child;
@@ -87,6 +89,19 @@ test("a second process is told who holds the directory and touches nothing; a ki
   child.kill("SIGKILL");
   await once(child, "exit");
   DataDirectory.open(directory, format).close();
+});
+
+test.runIf(process.platform === "linux")("a killed holder is gone even while its parent has not taken note of it (Linux)", async () => {
+  const directory = await initialised();
+  const parent = await holderOf(directory, true);
+  const holder = DataDirectory.holder(directory);
+  if (holder?.pid === undefined) throw new Error("Nobody holds it.");
+  const wasProved = holder.isProved?.();
+  const closed = once(parent.stdout, "close");
+  process.kill(holder.pid, "SIGKILL");
+  await closed;
+  await expect.poll(() => holder.isThatProcess?.()).toBe(false);
+  expect([wasProved, existsSync(`/proc/${holder.pid}`)]).toStrictEqual([true, true]);
 });
 
 test("one process cannot take a directory twice", async () => {
