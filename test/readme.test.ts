@@ -1,12 +1,12 @@
 import { spawn, spawnSync, type ChildProcess } from "node:child_process";
 import { EventEmitter, once } from "node:events";
-import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { commandsOf, readmeBlocks, type ReadmeBlock } from "#test/support/readme.ts";
+import { commandsOf, copyProject, readmeBlocks, type ReadmeBlock } from "#test/support/readme.ts";
 
 // The README's blocks as they stand, one after another, in a copy of the project: what the reader of that page types.
 
@@ -75,21 +75,21 @@ describe.skipIf(skipped !== undefined)(`README.md${skipped === undefined ? "" : 
   for (const block of blocks) {
     const { language, attributes } = block;
     const title = `${block.heading}, block ${block.number}`;
-    if (attributes["file"] !== undefined) {
-      it(`${title}: is saved as ${attributes["file"]}`, () => {
-        const file = attributes["file"] ?? "";
-        const example = path.join(root, "scripts/examples", path.basename(file));
-        // Those that other tests take through revocations are kept as files, too.
-        if (existsSync(example)) expect(block.text).toBe(readFileSync(example, "utf8"));
-        writeFileSync(path.join(project, file), block.text, { flag: "wx" });
-      });
-    } else if (attributes["elsewhere"] !== undefined) {
+    if (attributes["elsewhere"] !== undefined) {
       const { elsewhere } = attributes;
       it(`${title}: is executed by ${elsewhere}`, () => {
         const text = readFileSync(path.join(root, elsewhere), "utf8");
         // A test asks for the block by its heading, and types what it finds there.
         if (elsewhere.endsWith(".test.ts")) expect(text).toContain(`readmeBlock("${block.heading}", ${block.number})`);
         else for (const line of commandsOf(block)) expect(text).toContain(line);
+      });
+    } else if (attributes["file"] !== undefined) {
+      it(`${title}: is saved as ${attributes["file"]}`, () => {
+        const file = attributes["file"] ?? "";
+        const example = path.join(root, "scripts/examples", path.basename(file));
+        // Those that other tests take through revocations are kept as files, too.
+        if (existsSync(example)) expect(block.text).toBe(readFileSync(example, "utf8"));
+        writeFileSync(path.join(project, file), block.text, { flag: "wx" });
       });
     } else if (language === "sh") {
       const missing = (attributes["needs"] ?? "").split(",").filter((command) => command !== "" && !isThere(command));
@@ -106,15 +106,7 @@ describe.skipIf(skipped !== undefined)(`README.md${skipped === undefined ? "" : 
   });
 });
 
-/** What a clone holds: files that are tracked, or all but what is generated where this is no clone. */
-function copyProject(target: string): void {
-  const generated = new Set(["node_modules", ".git", "data", "dist", "coverage"]);
-  cpSync(root, target, { recursive: true, filter: (source) => !generated.has(path.relative(root, source)) && !path.relative(root, source).startsWith(`certs${path.sep}`) });
-  symlinkSync(path.join(root, "node_modules"), path.join(target, "node_modules"));
-}
-
 function isThere(command: string): boolean {
-  if (command === "registry") return spawnSync("npm", ["ping", "--fetch-retries=0", "--fetch-timeout=5000"], { stdio: "ignore" }).status === 0;
   return (process.env["PATH"] ?? "").split(path.delimiter).concat("/usr/sbin").some((directory) => existsSync(path.join(directory, command)));
 }
 

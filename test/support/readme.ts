@@ -1,4 +1,8 @@
-import { readFileSync } from "node:fs";
+import { cpSync, readFileSync, symlinkSync } from "node:fs";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+
+const root = path.dirname(path.dirname(path.dirname(fileURLToPath(import.meta.url))));
 
 /**
  * A fenced block of README.md. What stands behind the language in its first line is shown by no renderer, and says how the
@@ -8,9 +12,10 @@ import { readFileSync } from "node:fs";
  *     sh exit=5                   exits with 5
  *     sh background until="…"     typed into another terminal, where it goes on; the next block is typed when it has said …
  *     sh background then=5        ends by itself with 5 before the last block does
- *     sh needs="nginx,curl"       skipped, visibly, where a command is missing; `registry` is npm's
+ *     sh needs="nginx,curl"       skipped, visibly, where a command is missing
  *     sh elsewhere="FILE"         executed by that file, which asks for the block by its id
  *     js file=server.mjs          saved under that name, as the text around it says
+ *     js file=… elsewhere="FILE"  saved and executed by that file
  *     text                        what is shown, not typed
  */
 export interface ReadmeBlock {
@@ -56,6 +61,13 @@ export function readmeBlock(heading: string, number: number): ReadmeBlock {
 /** Command lines of a block, without their comments. */
 export function commandsOf({ text }: ReadmeBlock): readonly string[] {
   return text.trim().split("\n").map((line) => line.replace(/\s+#.*$/, "").trim());
+}
+
+/** What a clone holds: files that are tracked, or all but what is generated where this is no clone. */
+export function copyProject(target: string): void {
+  const generated = new Set(["node_modules", ".git", "data", "dist", "coverage"]);
+  cpSync(root, target, { recursive: true, filter: (source) => !generated.has(path.relative(root, source)) && !path.relative(root, source).startsWith(`certs${path.sep}`) });
+  symlinkSync(path.join(root, "node_modules"), path.join(target, "node_modules"), "junction");
 }
 
 function attributesOf(text: string): Readonly<Record<string, string>> {
