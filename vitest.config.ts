@@ -6,7 +6,7 @@ import { BaseSequencer, type TestSpecification } from "vitest/node";
  * Begun first, in this order: a run is as long as what is begun last takes, and a clone knows no times of earlier runs. Each has a process of its own, as the
  * files directly in test/ have.
  */
-const longest = ["test/readme.test.ts", "test/package/package.test.ts", "test/scripts/modes.test.ts", "test/scripts/start.test.ts", "test/attacks.test.ts", "test/torture.test.ts"];
+const longest = ["test/readme.test.ts", "test/journeys/systemd.test.ts", "test/package/package.test.ts", "test/scripts/modes.test.ts", "test/scripts/start.test.ts", "test/attacks.test.ts", "test/torture.test.ts"];
 
 class LongestFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
