@@ -8,7 +8,7 @@ import { checkProfile, type Identity, type Role } from "#pki/certificate-profile
 import type { Clock } from "#pki/clock.ts";
 import { SignetError } from "#pki/errors.ts";
 import { SecretKey } from "#pki/keys.ts";
-import { alpn, endChainsAtOwnAuthorities, mutualServerOptions, renewMutualContext, type Credential } from "#pki/mtls.ts";
+import { addressAttempts, alpn, endChainsAtOwnAuthorities, mutualServerOptions, renewMutualContext, type Credential } from "#pki/mtls.ts";
 import { validatePath, type KeyPurpose } from "#pki/path-validation.ts";
 import { presentedChain } from "#pki/presented-certificates.ts";
 import type { NotRevoked, RevocationStore } from "#pki/revocation.ts";
@@ -162,6 +162,7 @@ export class Link {
     let verified: Verified | undefined;
     const socket = tls.connect({
       ...tlsOptions(self, "client", [group]),
+      ...addressAttempts,
       ...transport,
       // No SNI: agents have no host names.
       servername: "",

@@ -1,9 +1,10 @@
+import dns from "node:dns";
 import { once } from "node:events";
 import type { KeyObject } from "node:crypto";
 import https from "node:https";
-import type { AddressInfo } from "node:net";
+import net, { type AddressInfo } from "node:net";
 import tls, { type TLSSocket } from "node:tls";
-import { beforeAll, expect, onTestFinished, test } from "vitest";
+import { beforeAll, expect, onTestFinished, test, vi } from "vitest";
 import type { Certificate } from "#pki/certificate.ts";
 import { type Clock, systemClock } from "#pki/clock.ts";
 import type { RevokedEntry } from "#pki/crl.ts";
@@ -315,6 +316,27 @@ test("nobody at the port is remote-unreachable", async () => {
   const { port } = server.address() as AddressInfo;
   await new Promise((resolve) => server.close(resolve));
   await expect(connectMutually(clientOptions(port, knowledge(), { host: "127.0.0.1" }))).rejects.toMatchObject({ code: "remote-unreachable" });
+});
+
+test("who listens on the first of two addresses alone is reached, though this process was busy for longer than Node waits for one", async () => {
+  const { port } = await serve();
+  // The shortest that Node allows, in the place of the half second that it waits by default.
+  const waits = net.getDefaultAutoSelectFamilyAttemptTimeout();
+  net.setDefaultAutoSelectFamilyAttemptTimeout(10);
+  const lookup = vi.spyOn(dns, "lookup").mockImplementation(((_name: string, _options: object, found: (error: null, addresses: dns.LookupAddress[]) => void) => {
+    setImmediate(() => {
+      found(null, [{ address: "127.0.0.1", family: 4 }, { address: "::1", family: 6 }]);
+      for (const begun = performance.now(); performance.now() - begun < 30; );
+    });
+  }) as unknown as typeof dns.lookup);
+  onTestFinished(() => {
+    lookup.mockRestore();
+    net.setDefaultAutoSelectFamilyAttemptTimeout(waits);
+  });
+  const socket = await connectMutually(clientOptions(port));
+  onTestFinished(() => void socket.destroy());
+  expect(lookup).toHaveBeenCalled();
+  expect(await get(socket)).toContain(aliceUri);
 });
 
 test("requests of one agent share a connection, and every one of them asks for the server's standing", async () => {
