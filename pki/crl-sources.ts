@@ -1,6 +1,5 @@
 /** Where CRLs come from when the CA does not answer: distribution points over plain HTTP, and files. What they bring counts by its signature alone. */
 import { open, readdir } from "node:fs/promises";
-import http from "node:http";
 import path from "node:path";
 import type { Certificate } from "./certificate.ts";
 import type { CrlSource, FetchedCrl } from "./crl-refresher.ts";
@@ -74,8 +73,10 @@ export class DistributionPointSource implements CrlSource {
     return (isAnyHosts && hosts.has(url.hostname.replace(/^\[|\]$/g, ""))) || hosts.has(`${url.hostname}:${port}`) ? url : undefined;
   }
 
-  #get(url: URL, etag: string | undefined, signal: AbortSignal): Promise<{ readonly redirectedTo?: undefined; readonly crl: FetchedCrl } | { readonly redirectedTo: string }> {
+  async #get(url: URL, etag: string | undefined, signal: AbortSignal): Promise<{ readonly redirectedTo?: undefined; readonly crl: FetchedCrl } | { readonly redirectedTo: string }> {
     const { maximumBytes = longestCrlBytes } = this.#options;
+    // Only here: an import of node:http reads all that it exports and so loads undici, a tenth of what a command costs.
+    const http = await import("node:http");
     return new Promise((resolve, reject) => {
       const headers = { accept: crlMediaType, "accept-encoding": "identity", ...(etag === undefined ? {} : { "if-none-match": etag }) };
       const outgoing = http.get(url, { headers, signal, agent: false });
