@@ -28,8 +28,7 @@ export default defineConfig({
     sequence: { sequencer: LongestFirst },
     projects: [
       { extends: true, test: { name: "systems", include: ["test/*.test.ts", ...longest] } },
-      // One process takes file after file, which saves a third of what they cost. Whatever changes the clock or the environment puts it back, and the modules keep
-      // nothing from one test to the next but what is keyed by the octets of a certificate.
+      // One process takes file after file, which saves a third of what they cost. Whatever changes the clock, the environment or who hears a signal puts it back.
       { extends: true, test: { name: "modules", include: ["test/*/**/*.test.ts"], exclude: longest, isolate: false } },
     ],
   },

@@ -3,12 +3,13 @@ import { once } from "node:events";
 import type { AddressInfo } from "node:net";
 import type { Duplex } from "node:stream";
 import tls, { type TLSSocket } from "node:tls";
+import { addressAttempts } from "#pki/address-attempts.ts";
 import type { Certificate } from "#pki/certificate.ts";
 import { checkProfile, type Identity, type Role } from "#pki/certificate-profile.ts";
 import type { Clock } from "#pki/clock.ts";
 import { SignetError } from "#pki/errors.ts";
 import { SecretKey } from "#pki/keys.ts";
-import { addressAttempts, alpn, endChainsAtOwnAuthorities, mutualServerOptions, renewMutualContext, type Credential } from "#pki/mtls.ts";
+import { alpn, endChainsAtOwnAuthorities, mutualServerOptions, renewMutualContext, type Credential } from "#pki/mtls.ts";
 import { validatePath, type KeyPurpose } from "#pki/path-validation.ts";
 import { presentedChain } from "#pki/presented-certificates.ts";
 import type { NotRevoked, RevocationStore } from "#pki/revocation.ts";
@@ -162,7 +163,7 @@ export class Link {
     let verified: Verified | undefined;
     const socket = tls.connect({
       ...tlsOptions(self, "client", [group]),
-      ...addressAttempts,
+      ...("host" in transport ? addressAttempts(transport.host) : {}),
       ...transport,
       // No SNI: agents have no host names.
       servername: "",

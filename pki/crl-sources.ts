@@ -1,6 +1,7 @@
 /** Where CRLs come from when the CA does not answer: distribution points over plain HTTP, and files. What they bring counts by its signature alone. */
 import { open, readdir } from "node:fs/promises";
 import path from "node:path";
+import { addressAttempts } from "./address-attempts.ts";
 import type { Certificate } from "./certificate.ts";
 import type { CrlSource, FetchedCrl } from "./crl-refresher.ts";
 import { pemDecodeOne } from "./pem.ts";
@@ -79,7 +80,7 @@ export class DistributionPointSource implements CrlSource {
     const http = await import("node:http");
     return new Promise((resolve, reject) => {
       const headers = { accept: crlMediaType, "accept-encoding": "identity", ...(etag === undefined ? {} : { "if-none-match": etag }) };
-      const outgoing = http.get(url, { headers, signal, agent: false });
+      const outgoing = http.get(url, { ...addressAttempts(url.hostname), headers, signal, agent: false });
       const refuse = (error: SignetError): void => {
         reject(error);
         outgoing.destroy();

@@ -1,6 +1,7 @@
 import { X509Certificate, type KeyObject } from "node:crypto";
 import https from "node:https";
 import tls from "node:tls";
+import { addressAttempts } from "./address-attempts.ts";
 import { Certificate } from "./certificate.ts";
 import type { Identity } from "./certificate-profile.ts";
 import type { Clock } from "./clock.ts";
@@ -9,7 +10,7 @@ import { longestCrlBytes } from "./crl-sources.ts";
 import { parseCertsOnly } from "./cms.ts";
 import { SignetError } from "./errors.ts";
 import { requestOverMutualTls } from "./http-client.ts";
-import { addressAttempts, alpn, connectToServer, type Credential, serverNameIndication } from "./mtls.ts";
+import { alpn, connectToServer, type Credential, serverNameIndication } from "./mtls.ts";
 import type { ValidatedPath } from "./path-validation.ts";
 import { caRoutes, crlMediaType, directoryAnswer, type DirectoryAnswer, estMediaTypes, estRoutes, publishedAtHeader } from "./protocol-ca.ts";
 import type { RevocationStore } from "./revocation.ts";
@@ -28,7 +29,7 @@ const crlMilliseconds = 60_000;
 export async function fetchPinnedRoot(caUrl: URL, rootFingerprint: string): Promise<Certificate> {
   const shown = await new Promise<X509Certificate[]>((resolve, reject) => {
     const certificates: X509Certificate[] = [];
-    const socket = tls.connect({ ...addressAttempts, host: hostOf(caUrl), port: portOf(caUrl), servername: serverNameIndication(hostOf(caUrl)), ca: [], minVersion: "TLSv1.3", ALPNProtocols: [alpn.http] });
+    const socket = tls.connect({ ...addressAttempts(hostOf(caUrl)), host: hostOf(caUrl), port: portOf(caUrl), servername: serverNameIndication(hostOf(caUrl)), ca: [], minVersion: "TLSv1.3", ALPNProtocols: [alpn.http] });
     socket.setTimeout(requestMilliseconds, () => socket.destroy(new SignetError("timed-out", `${caUrl.origin} did not answer in ${requestMilliseconds} ms.`)));
     // Before tls.connect's own listener, which ends the connection because nothing verifies without an anchor.
     socket.prependListener("secure", () => {

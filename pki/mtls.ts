@@ -2,6 +2,7 @@ import { constants, type KeyObject } from "node:crypto";
 import https from "node:https";
 import type { Socket } from "node:net";
 import tls, { type DetailedPeerCertificate, type TLSSocket } from "node:tls";
+import { addressAttempts } from "./address-attempts.ts";
 import { type Certificate, certificateIdKey } from "./certificate.ts";
 import { checkProfile, checkServerName, type Identity } from "./certificate-profile.ts";
 import type { Clock } from "./clock.ts";
@@ -21,11 +22,6 @@ export const keyExchangeGroups = "X25519MLKEM768:X25519";
 const signatureSchemes = "ecdsa_secp256r1_sha256:ecdsa_secp384r1_sha384:ed25519:mldsa65:rsa_pss_rsae_sha256:rsa_pss_rsae_sha384:rsa_pss_rsae_sha512:rsa_pkcs1_sha256:rsa_pkcs1_sha384:rsa_pkcs1_sha512";
 
 const handshakeMilliseconds = 10_000;
-/**
- * For tls.connect: how long each address of a name but the last has to connect in before the next is tried. Node's own 500 ms are over when its process, or the machine, was busy for
- * as long: then nobody would be there who listens on the first address alone, as on 127.0.0.1 where localhost is ::1 too.
- */
-export const addressAttempts = { autoSelectFamilyAttemptTimeout: 2_500 } as const;
 /** How long a refused caller may go on sending what it had begun to. */
 const lingeringMilliseconds = 2_000;
 
@@ -326,7 +322,7 @@ export function connectToServer<T>(i: {
   return new Promise((resolve, reject) => {
     let judgement: { readonly judged: T } | undefined;
     const socket = tls.connect({
-      ...addressAttempts,
+      ...addressAttempts(host),
       secureContext: clientContext(i.credential, trustAnchors),
       host,
       port,

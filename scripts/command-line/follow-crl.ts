@@ -6,8 +6,8 @@ import { isErrorCode, SignetError } from "#pki/errors.ts";
 import { EnrolledIdentity } from "#pki/identity.ts";
 import { type Log, silentLog } from "#pki/log.ts";
 import { writeWhole } from "./files.ts";
+import { untilInterrupted, whenAborted } from "./interruption.ts";
 import { asSignetError, errorLine, fileError, type Invocation, type Outcome } from "./program.ts";
-import { whenAskedToStop } from "./services.ts";
 import { type Caller, identityDirectory, openIdentity } from "./session.ts";
 
 export interface FollowOptions extends Pick<Caller, "as" | "identity"> {
@@ -35,14 +35,12 @@ export async function followCrl(invocation: Invocation, hook: readonly string[],
   const directory = identityDirectory(invocation, options);
   const notices = options.once === true ? undefined : noticesOn(invocation);
   const identity = openIdentity(directory, notices?.log);
-  const abort = new AbortController();
   try {
     await identity.refreshRevocation();
     if (options.once === true) return told(invocation, await bringUpToDate(identity, file, hook, invocation));
-    void whenAskedToStop().then(() => abort.abort());
     const checks = setInterval(() => void check(identity, notices, invocation.data), checkMilliseconds);
     try {
-      await follow(identity, file, hook, invocation, abort.signal);
+      await untilInterrupted((signal) => follow(identity, file, hook, invocation, signal));
     } finally {
       clearInterval(checks);
     }
@@ -186,11 +184,4 @@ async function check(identity: EnrolledIdentity, notices: Notices | undefined, d
     const refusal = asSignetError(error);
     notices?.notice(refusal.code, errorLine(new SignetError(refusal.code, `${identity.identity.uri} could not be renewed, and is tried again: ${refusal.message}`, { details: refusal.details }), data));
   }
-}
-
-function whenAborted(signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal.aborted) resolve();
-    else signal.addEventListener("abort", () => resolve(), { once: true });
-  });
 }

@@ -7,10 +7,11 @@ import type { startStatusPage } from "../status-page/start.ts";
 import { defaultPorts, layoutOf, readServices, recordService, type ServicesRecord } from "./deployment.ts";
 import { keepDeveloper } from "./enrolment.ts";
 import { withEphemeralData } from "./ephemeral.ts";
+import { untilInterrupted, whenAborted } from "./interruption.ts";
 import { nextCommands } from "./next-commands.ts";
 import { asSignetError, errnoOf, fileError, signetFor, usageError, type Invocation, type Outcome } from "./program.ts";
 import { anyVersion, isInitialised, loopback, modeOf, recordedPort, requireDeployment, requireFreePorts, statusPortOf, unsealArguments, type CaOptions, type KmsOptions, type ModeOptions, type ServiceName, type StatusPageOptions } from "./service-options.ts";
-import { caReady, describeExit, kmsReady, startService, tellSupervisor, whenAskedToStop, type Service } from "./services.ts";
+import { caReady, describeExit, kmsReady, startService, takeSupervisor, type Service } from "./services.ts";
 import { kmsUrlOf, withCa, type Caller } from "./session.ts";
 
 type CaAddress = NonNullable<ServicesRecord["ca"]>;
@@ -121,32 +122,36 @@ function heading(what: string, mode: DeploymentMode): string {
 }
 
 type AnyService = Pick<Service<unknown>, "name" | "log" | "exit" | "stop">;
+type Start = (signal: AbortSignal, keep: (service: AnyService) => void) => Promise<Outcome>;
 
 /**
  * Starts services, says what `start` returns at once, and waits: for a signal, which stops them in the reverse of their order,
  * or for the end of one, which stops the others.
  */
-async function inForeground(invocation: Invocation, start: (signal: AbortSignal, keep: (service: AnyService) => void) => Promise<Outcome>): Promise<Outcome> {
+function inForeground(invocation: Invocation, start: Start): Promise<Outcome> {
+  return untilInterrupted((signal) => serve(invocation, start, signal));
+}
+
+async function serve(invocation: Invocation, start: Start, signal: AbortSignal): Promise<Outcome> {
   const running: AnyService[] = [];
   const stopAll = async (): Promise<void> => {
     for (const service of running.splice(0).reverse()) await service.stop();
   };
-  const abort = new AbortController();
-  const asked = whenAskedToStop().then(() => abort.abort());
+  const tellSupervisor = takeSupervisor();
   try {
-    const { json, text } = await start(abort.signal, (service) => running.push(service));
+    const { json, text } = await start(signal, (service) => running.push(service));
     invocation.terminal.stdout.write(invocation.json ? `${JSON.stringify(json)}\n` : `${text}\n`);
     await tellSupervisor();
   } catch (error) {
     await stopAll();
     // Whatever a start says that was told to stop, it stopped.
-    if (abort.signal.aborted) return {};
+    if (signal.aborted) return {};
     throw error;
   }
-  const ended = await Promise.race([asked, ...running.map(async (service) => ({ service, how: await service.exit }))]);
+  const ended = await Promise.race([whenAborted(signal), ...running.map(async (service) => ({ service, how: await service.exit }))]);
   const others = running.length - 1;
   await stopAll();
-  if (ended === undefined || abort.signal.aborted) {
+  if (ended === undefined || signal.aborted) {
     if (!invocation.json) invocation.terminal.stdout.write("Stopped.\n");
     return {};
   }

@@ -82,25 +82,22 @@ export async function startService<Schema extends z.ZodType>(i: { readonly name:
   return { name: i.name, ready, log, exit, stop };
 }
 
-/** Resolves with the name of the signal that asks this process to end: Ctrl-C, a supervisor, a closed terminal. */
-export function whenAskedToStop(): Promise<NodeJS.Signals> {
-  return new Promise((resolve) => {
-    for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => resolve(signal));
-  });
-}
-
 /**
- * Tells systemd, where it waits for that (Type=notify), that we serve: so `systemctl start` returns no earlier, and what is typed next finds us. Node has no
- * datagram sockets of that family; systemd's own command has. Where it fails, that is only said: systemd then gives the unit up by itself.
+ * Takes out of the environment where systemd waits to be told that we listen (Type=notify), so that no service of ours can speak in our place.
+ * @returns what tells it; `systemctl start` returns then, and what is typed next finds us. Node has no datagram sockets of that family; systemd's own command has.
  */
-export async function tellSupervisor(): Promise<void> {
-  if (process.env["NOTIFY_SOCKET"] === undefined) return;
-  await new Promise<void>((resolve) => {
-    execFile("systemd-notify", ["--ready"], (error) => {
-      if (error !== null) process.stderr.write(`signet: systemd was not told that this serves: ${error.message.trim()}\n`);
-      resolve();
+export function takeSupervisor(): () => Promise<void> {
+  const { NOTIFY_SOCKET, ...rest } = process.env;
+  delete process.env["NOTIFY_SOCKET"];
+  if (NOTIFY_SOCKET === undefined) return async () => {};
+  return () =>
+    new Promise((resolve, reject) => {
+      execFile("systemd-notify", ["--ready"], { env: { ...rest, NOTIFY_SOCKET } }, (cause) => {
+        if (cause === null) resolve();
+        // It would be taken for one that never came up, and ended.
+        else reject(new SignetError("internal", "systemd could not be told that this is up: `systemd-notify --ready` failed.", { cause, details: { next: "See that systemd-notify is installed, and that the unit says Type=notify and NotifyAccess=all." } }));
+      });
     });
-  });
 }
 
 /** How a service ended, in words. */

@@ -15,6 +15,7 @@ import { SignetError } from "#pki/errors.ts";
 import { silentLog } from "#pki/log.ts";
 import { validatePath } from "#pki/path-validation.ts";
 import { memoryFloors, RevocationStore } from "#pki/revocation.ts";
+import { lookUpWhileBusy } from "../support/busy-lookup.ts";
 import { extensions, forgeCa, forgeLeaf, testAuthority, type TestAuthority } from "../support/pki.ts";
 import { temporaryDirectory } from "../support/temporary-directory.ts";
 
@@ -69,6 +70,14 @@ describe("a distribution point over plain HTTP", () => {
     const url = await serve((request, response) => (request.headers["if-none-match"] === '"7"' ? response.writeHead(304).end() : response.setHeader("etag", '"7"').end(crl)));
     expect(await point().fetchCrl(url, {})).toEqual({ status: "new", der: Buffer.from(crl), etag: '"7"' });
     expect(await point().fetchCrl(url, { etag: '"7"' })).toEqual({ status: "unchanged" });
+  });
+
+  test("is reached on the first address of localhost alone, though this process was busy for longer than Node waits for one", async () => {
+    const url = new URL(await serve((_, response) => response.end("crl")));
+    url.hostname = "localhost";
+    const lookup = lookUpWhileBusy();
+    expect(await point({ hosts: ["localhost"] }).fetchCrl(url.href, {})).toMatchObject({ status: "new" });
+    expect(lookup).toHaveBeenCalled();
   });
 
   test("may redirect, three times at most", async () => {

@@ -1,10 +1,9 @@
-import dns from "node:dns";
 import { once } from "node:events";
 import type { KeyObject } from "node:crypto";
 import https from "node:https";
-import net, { type AddressInfo } from "node:net";
+import type { AddressInfo } from "node:net";
 import tls, { type TLSSocket } from "node:tls";
-import { beforeAll, expect, onTestFinished, test, vi } from "vitest";
+import { beforeAll, expect, onTestFinished, test } from "vitest";
 import type { Certificate } from "#pki/certificate.ts";
 import { type Clock, systemClock } from "#pki/clock.ts";
 import type { RevokedEntry } from "#pki/crl.ts";
@@ -13,6 +12,7 @@ import { requestOverMutualTls } from "#pki/http-client.ts";
 import { alpn, AuthenticatedPeer, type ConnectOptions, connectMutually, type Credential, MutualAgent, mutualServerOptions, PeerSessions } from "#pki/mtls.ts";
 import { Name } from "#pki/name.ts";
 import { memoryFloors, RevocationStore } from "#pki/revocation.ts";
+import { lookUpWhileBusy } from "../support/busy-lookup.ts";
 import { extensions, forge, testAuthority, testKeyPair, uri, type TestAuthority } from "../support/pki.ts";
 
 const maxAgeMilliseconds = 300_000;
@@ -320,19 +320,7 @@ test("nobody at the port is remote-unreachable", async () => {
 
 test("who listens on the first of two addresses alone is reached, though this process was busy for longer than Node waits for one", async () => {
   const { port } = await serve();
-  // The shortest that Node allows, in the place of the half second that it waits by default.
-  const waits = net.getDefaultAutoSelectFamilyAttemptTimeout();
-  net.setDefaultAutoSelectFamilyAttemptTimeout(10);
-  const lookup = vi.spyOn(dns, "lookup").mockImplementation(((_name: string, _options: object, found: (error: null, addresses: dns.LookupAddress[]) => void) => {
-    setImmediate(() => {
-      found(null, [{ address: "127.0.0.1", family: 4 }, { address: "::1", family: 6 }]);
-      for (const begun = performance.now(); performance.now() - begun < 30; );
-    });
-  }) as unknown as typeof dns.lookup);
-  onTestFinished(() => {
-    lookup.mockRestore();
-    net.setDefaultAutoSelectFamilyAttemptTimeout(waits);
-  });
+  const lookup = lookUpWhileBusy();
   const socket = await connectMutually(clientOptions(port));
   onTestFinished(() => void socket.destroy());
   expect(lookup).toHaveBeenCalled();

@@ -2,7 +2,8 @@ import { spawnSync } from "node:child_process";
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, onTestFinished, vi } from "vitest";
+import { takeSupervisor } from "#scripts/command-line/services.ts";
 import { signet } from "#scripts/command-line/signet.ts";
 import { temporaryDirectory } from "#test/support/temporary-directory.ts";
 import { recordedTerminal } from "#test/support/terminal.ts";
@@ -37,4 +38,23 @@ describe.each(units)("the systemd unit %s", (unit) => {
     expect(text).toMatch(/^LoadCredential=(?:ca|kms)-passphrase:\/etc\/signet\/(?:ca|kms)-passphrase$/m);
     expect(text).not.toMatch(/^Environment|passphrase-file/m);
   });
+});
+
+it("is not up for systemd where systemd cannot be told so, and no service of ours speaks to it", async () => {
+  onTestFinished(() => void vi.unstubAllEnvs());
+  vi.stubEnv("NOTIFY_SOCKET", "/nowhere");
+  vi.stubEnv("PATH", "");
+  const tell = takeSupervisor();
+  expect(process.env["NOTIFY_SOCKET"]).toBeUndefined();
+  await expect(tell()).rejects.toMatchObject({ code: "internal" });
+  await takeSupervisor()();
+});
+
+it("leaves nobody listening for signals once it has ended", async () => {
+  const listeners = () => (["SIGINT", "SIGTERM", "SIGHUP"] as const).map((signal) => process.listenerCount(signal));
+  const before = listeners();
+  const data = temporaryDirectory();
+  writeFileSync(path.join(data, "notes.txt"), "mine");
+  expect(await signet(["ca", "serve", "--data", data], recordedTerminal(""))).not.toBe(0);
+  expect(listeners()).toStrictEqual(before);
 });
