@@ -1,11 +1,12 @@
+import { randomInt } from "node:crypto";
 import { once } from "node:events";
 import { createServer } from "node:net";
 
-/** Below the ports that systems give to whoever names none (Linux from 32768 on, others from 49152), and none of a well-known service. */
+/** Below the ports that systems give to whoever names none (Linux from 32768 on, others from 49152). */
 const [first, count] = [20_000, 10_000];
 
-/** Each process begins elsewhere, far enough for what one asks for. */
-let next = (process.pid * 61) % count;
+/** Each process begins somewhere, so that two seldom ask for the same at one time. */
+let next = randomInt(count);
 
 /**
  * Ports of 127.0.0.1 that nobody has, for services that are told theirs, or that have them again after a restart. One that the system gave would be anybody's
