@@ -14,8 +14,8 @@ import { oid } from "./oids.ts";
  * helps a password that a person chose; a generated one needs no rounds at all.
  */
 const writtenIterations = 200_000;
-/** Most rounds that are run: what a file asks for, the process that reads it has to work. */
-const mostIterations = 1_000_000;
+/** Most rounds that are run for a file: what it asks for, the process that reads it has to work. NSS asks for 600,000 each for MAC, certificates and key. */
+const mostIterations = 2_000_000;
 const saltLength = 16;
 const macKeyLength = 32;
 
@@ -37,6 +37,18 @@ export interface Pkcs12Objects {
   readonly privateKeys: readonly Pkcs12Object<KeyObject>[];
   /** How many bags hold something else. */
   readonly others: number;
+}
+
+/** What a file may still ask for. Each of its counts is charged before it is run. */
+export class IterationLimit {
+  #remaining = mostIterations;
+
+  /** @throws SignetError decryption-failed */
+  charge(count: number): number {
+    if (!(count >= 1 && count <= this.#remaining)) throw new SignetError("decryption-failed", `The PKCS #12 file asks for no rounds of key derivation, or for more than ${mostIterations} in all.`);
+    this.#remaining -= count;
+    return count;
+  }
 }
 
 /** @throws SignetError usage for what programs would not read alike */
@@ -79,6 +91,11 @@ export function encodePkcs12({ privateKey, chain, friendlyName }: Pkcs12Content,
   return encodeSequence(encodeInteger(3), encodeData(authenticatedSafe), encodeSequence(digestInfo, encodeOctetString(salt), encodeInteger(iterations)));
 }
 
+interface Opening {
+  readonly password: Uint8Array;
+  readonly limit: IterationLimit;
+}
+
 /**
  * What a PFX of this module's suite holds.
  * @throws SignetError decryption-failed (another password, damaged, or it asks for endless work) | algorithm-rejected (another suite, or no MAC) | der-malformed (BER, or no
@@ -89,16 +106,17 @@ export function decodePkcs12(octets: Uint8Array, password: Uint8Array): Pkcs12Ob
   return readSingle(octets, tag.sequence, (pfx) => {
     if (pfx.readCount() !== 3) throw new SignetError("algorithm-rejected", "The PKCS #12 file is of another version than 3.");
     const authenticatedSafe = readContentInfo(pfx, { [oid.pkcs7Data]: (content) => content.readContent(tag.octetString) });
-    verifyMac(pfx, authenticatedSafe, password);
+    const opening: Opening = { password, limit: new IterationLimit() };
+    verifyMac(pfx, authenticatedSafe, opening);
     return readSingle(authenticatedSafe, tag.sequence, (safes) => {
       const objects = { certificates: [] as Pkcs12Object<Certificate>[], privateKeys: [] as Pkcs12Object<KeyObject>[], others: 0 };
       while (!safes.atEnd) {
         const contents = readContentInfo(safes, {
           [oid.pkcs7Data]: (content) => content.readContent(tag.octetString),
-          [oid.pkcs7EncryptedData]: (content) => readEncryptedData(content.enter(tag.sequence), password),
+          [oid.pkcs7EncryptedData]: (content) => readEncryptedData(content.enter(tag.sequence), opening),
         });
         readSingle(contents, tag.sequence, (bags) => {
-          while (!bags.atEnd) readBag(bags.enter(tag.sequence), password, objects);
+          while (!bags.atEnd) readBag(bags.enter(tag.sequence), opening, objects);
         });
       }
       return objects;
@@ -106,7 +124,7 @@ export function decodePkcs12(octets: Uint8Array, password: Uint8Array): Pkcs12Ob
   });
 }
 
-function readBag(bag: DerReader, password: Uint8Array, objects: { certificates: Pkcs12Object<Certificate>[]; privateKeys: Pkcs12Object<KeyObject>[]; others: number }): void {
+function readBag(bag: DerReader, opening: Opening, objects: { certificates: Pkcs12Object<Certificate>[]; privateKeys: Pkcs12Object<KeyObject>[]; others: number }): void {
   const type = bag.readObjectIdentifier();
   const value = bag.enter(constructedContextTag(0));
   const friendlyName = readFriendlyName(bag.enterIf(tag.set));
@@ -118,7 +136,7 @@ function readBag(bag: DerReader, password: Uint8Array, objects: { certificates: 
     else objects.others += 1;
   } else if (type === oid.pkcs8ShroudedKeyBag) {
     const content = value.enter(tag.sequence);
-    const decrypt = readPbes2(content.enter(tag.sequence), password);
+    const decrypt = readPbes2(content.enter(tag.sequence), opening);
     const pkcs8 = decrypt(content.readContent(tag.octetString));
     try {
       objects.privateKeys.push({ value: createPrivateKey({ key: pkcs8, format: "der", type: "pkcs8" }), ...named });
@@ -151,51 +169,64 @@ function readContentInfo(reader: DerReader, types: Readonly<Record<string, (cont
   return read(info.enter(constructedContextTag(0)));
 }
 
-function readEncryptedData(data: DerReader, password: Uint8Array): Uint8Array {
+function readEncryptedData(data: DerReader, opening: Opening): Uint8Array {
   data.readCount();
   const content = data.enter(tag.sequence);
   content.readObjectIdentifier();
-  const decrypt = readPbes2(content.enter(tag.sequence), password);
+  const decrypt = readPbes2(content.enter(tag.sequence), opening);
   return decrypt(content.readContent(contextTag(0)));
 }
 
 /** MacData (RFC 7292 section 4). A PFX without it proves no password and no integrity. */
-function verifyMac(pfx: DerReader, authenticatedSafe: Uint8Array, password: Uint8Array): void {
+function verifyMac(pfx: DerReader, authenticatedSafe: Uint8Array, { password, limit }: Opening): void {
   const mac = pfx.enterIf(tag.sequence);
   if (mac === undefined) throw new SignetError("algorithm-rejected", "The PKCS #12 file has no MAC.");
   const digestInfo = mac.enter(tag.sequence);
   if (digestInfo.enter(tag.sequence).readObjectIdentifier() !== oid.sha256) throw new SignetError("algorithm-rejected", "The MAC of the PKCS #12 file is not of HMAC-SHA256.");
   const expected = digestInfo.readContent(tag.octetString);
   const salt = mac.readContent(tag.octetString);
-  const iterations = mac.atEnd ? 1 : boundedIterations(mac.readCount());
+  const iterations = mac.atEnd ? 1 : limit.charge(mac.readCount());
   if (!equalInConstantTime(expected, macOf(authenticatedSafe, password, salt, iterations))) throw new SignetError("decryption-failed", "The PKCS #12 file does not open: another password, or a damaged file.");
 }
 
-function boundedIterations(count: number): number {
-  if (count < 1 || count > mostIterations) throw new SignetError("decryption-failed", `The PKCS #12 file asks for ${count} rounds of key derivation; 1 to ${mostIterations} are run.`);
-  return count;
-}
-
 function macOf(content: Uint8Array, password: Uint8Array, salt: Uint8Array, iterations: number): Buffer {
-  const key = deriveMacKey(password, salt, iterations);
+  // Widened here, so that no string of it lingers.
+  const wide = Buffer.alloc(2 * (password.length + 1));
+  password.forEach((octet, index) => (wide[2 * index + 1] = octet));
+  const key = derivePkcs12Key("sha256", 3, { password: wide, salt, iterations, length: macKeyLength });
+  wide.fill(0);
   const mac = createHmac("sha256", key).update(content).digest();
   key.fill(0);
   return mac;
 }
 
-/** RFC 7292 appendix B.2 with SHA-256 (u = 32, v = 64) and ID 3. The key is one block of output long, so that steps 6 B and C have nothing to do. */
-function deriveMacKey(password: Uint8Array, salt: Uint8Array, iterations: number): Buffer {
-  const blockLength = 64;
+/**
+ * `length` octets for one purpose: 1 a key, 2 an IV, 3 the key of a MAC (RFC 7292 appendix B).
+ * @param password a BMPString with two octets of NULL at its end (appendix B.1)
+ */
+export function derivePkcs12Key(digest: string, purpose: 1 | 2 | 3, { password, salt, iterations, length }: { readonly password: Uint8Array; readonly salt: Uint8Array; readonly iterations: number; readonly length: number }): Buffer {
+  const blockLength = digest === "sha384" || digest === "sha512" ? 128 : 64;
   const repeated = (octets: Uint8Array): Buffer => Buffer.alloc(Math.ceil(octets.length / blockLength) * blockLength, octets);
-  // Appendix B.1: a BMPString with two octets of NULL at its end. Widened here, so that no string of it lingers.
-  const wide = Buffer.alloc(2 * (password.length + 1));
-  password.forEach((octet, index) => (wide[2 * index + 1] = octet));
-  const input = Buffer.concat([Buffer.alloc(blockLength, 3), repeated(salt), repeated(wide)]);
-  wide.fill(0);
-  let key = hash("sha256", input, "buffer");
+  const input = Buffer.concat([Buffer.alloc(blockLength, purpose), repeated(salt), repeated(password)]);
+  let output = Buffer.alloc(0);
+  for (;;) {
+    let key = hash(digest, input, "buffer");
+    for (let round = 1; round < iterations; round++) key = hash(digest, key, "buffer");
+    output = Buffer.concat([output, key]);
+    if (output.length >= length) break;
+    // Steps 6 B and C: to each block of salt and password, as a number, this output is added, and one.
+    const addend = Buffer.alloc(blockLength, key);
+    for (let block = blockLength; block < input.length; block += blockLength) {
+      let carry = 1;
+      for (let at = blockLength - 1; at >= 0; at--) {
+        carry += (input[block + at] ?? 0) + (addend[at] ?? 0);
+        input[block + at] = carry & 0xff;
+        carry >>= 8;
+      }
+    }
+  }
   input.fill(0);
-  for (let round = 1; round < iterations; round++) key = hash("sha256", key, "buffer");
-  return key.subarray(0, macKeyLength);
+  return output.subarray(0, length);
 }
 
 /** PBES2 (RFC 8018 section 6.2): AlgorithmIdentifier and ciphertext. */
@@ -212,7 +243,7 @@ function encrypt(plaintext: Uint8Array, password: Uint8Array, iterations: number
 }
 
 /** Reads the content of an AlgorithmIdentifier of PBES2. @returns what opens a ciphertext under it */
-function readPbes2(algorithm: DerReader, password: Uint8Array): (ciphertext: Uint8Array) => Buffer {
+function readPbes2(algorithm: DerReader, { password, limit }: Opening): (ciphertext: Uint8Array) => Buffer {
   const require = (reader: DerReader, wanted: string): void => {
     const found = reader.readObjectIdentifier();
     if (found !== wanted) throw new SignetError("algorithm-rejected", `The PKCS #12 file is encrypted with ${found}, not with AES-256-CBC under PBKDF2-HMAC-SHA256.`);
@@ -223,7 +254,7 @@ function readPbes2(algorithm: DerReader, password: Uint8Array): (ciphertext: Uin
   require(derivation, oid.pbkdf2);
   const pbkdf2 = derivation.enter(tag.sequence);
   const salt = pbkdf2.readContent(tag.octetString);
-  const iterations = boundedIterations(pbkdf2.readCount());
+  const iterations = limit.charge(pbkdf2.readCount());
   if (pbkdf2.peek() === tag.integer) pbkdf2.readCount();
   // Left out, it is HMAC-SHA1 by default: refused as what it then is not.
   require(pbkdf2.enter(tag.sequence), oid.hmacWithSha256);

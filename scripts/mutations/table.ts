@@ -165,6 +165,20 @@ export const mutations: readonly Mutation[] = [
     tests: ["test/pki/pkcs12.test.ts"],
   },
   {
+    rule: "the MAC of a PKCS #12 file in BER or of an older encryption is checked",
+    file: "scripts/command-line/older-pkcs12.ts",
+    replace: "if (!equalInConstantTime(createHmac(digest, key).update(content).digest(), octetsOf(expected))) throw",
+    by: "if (false) throw",
+    tests: ["test/scripts/pkcs12.test.ts"],
+  },
+  {
+    rule: "a PKCS #12 file's rounds of key derivation have one limit together",
+    file: "pki/pkcs12.ts",
+    replace: "this.#remaining -= count;",
+    by: "",
+    tests: ["test/pki/pkcs12.test.ts", "test/scripts/pkcs12.test.ts"],
+  },
+  {
     rule: "an issuing CA certifies identities of its own trust domain alone",
     file: "pki/certificate-profile.ts",
     replace: "if (organization?.text !== identity.trustDomain || others.length > 0) throw",

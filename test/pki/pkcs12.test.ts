@@ -4,7 +4,7 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import tls from "node:tls";
 import { beforeAll, describe, expect, test } from "vitest";
-import { decodePkcs12, encodePkcs12 } from "#pki/pkcs12.ts";
+import { decodePkcs12, encodePkcs12, IterationLimit } from "#pki/pkcs12.ts";
 import { testAuthority, testKeyPair, type TestAuthority } from "#test/support/pki.ts";
 import { temporaryDirectory } from "#test/support/temporary-directory.ts";
 import { hasOpenssl } from "#test/support/openssl.ts";
@@ -72,6 +72,13 @@ describe("a PKCS #12 file", () => {
     const greedy = Buffer.from(der);
     greedy.set([0x7f, 0xff, 0xf0], greedy.length - 3);
     expect(() => decodePkcs12(greedy, password)).toThrow(expect.objectContaining({ code: "decryption-failed", message: expect.stringContaining("rounds") }));
+  });
+
+  test("may ask for 2,000,000 rounds in all, however many keys they are spread over", () => {
+    const limit = new IterationLimit();
+    for (const count of [600_000, 600_000, 600_000, 200_000]) expect(limit.charge(count)).toBe(count);
+    expect(() => limit.charge(1)).toThrow(expect.objectContaining({ code: "decryption-failed" }));
+    for (const none of [0, Number.NaN]) expect(() => new IterationLimit().charge(none)).toThrow(expect.objectContaining({ code: "decryption-failed" }));
   });
 
   test.each([["none", ""], ["one that programs encode differently", "pässword"], ["one with a line break", "pass\nword"], ["an endless one", "x".repeat(129)]])("is not made under a bad password: %s", async (_, bad) => {
