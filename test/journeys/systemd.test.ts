@@ -30,24 +30,22 @@ describe.skipIf(why !== undefined)(`Signet under systemd${why === undefined ? ""
     rmSync(upstream, { recursive: true, force: true });
   });
 
-  const git = (...args: readonly string[]): string =>
-    execFileSync("git", [`--git-dir=${upstream}`, `--work-tree=${project}`, "-c", "user.name=Signet", "-c", "user.email=signet@signet.internal", ...args], { encoding: "utf8", stdio: ["ignore", "pipe", "inherit"] }).trim();
+  /** Nothing of the caller's: a hook's GIT_INDEX_FILE is the index of his clone, and his configuration may want signatures. */
+  function git(args: readonly string[], input = ""): string {
+    const env = { PATH: process.env["PATH"], HOME: upstream, GIT_CONFIG_GLOBAL: "/dev/null", GIT_CONFIG_NOSYSTEM: "1" };
+    return execFileSync("git", [`--git-dir=${upstream}`, `--work-tree=${project}`, "-c", "user.name=Signet", "-c", "user.email=signet@signet.internal", ...args], { encoding: "utf8", env, input }).trim();
+  }
 
   /** A repository of the project as it stands here, committed or not, whose main is a version before. @returns the commit to upgrade to */
   function publish(): string {
-    git("init", "--quiet", "--initial-branch=main");
-    git("add", "--all");
-    git("commit", "--quiet", "--message=This");
-    const tree = execFileSync("git", [`--git-dir=${upstream}`, "mktree"], { encoding: "utf8", input: git("ls-tree", "HEAD").replace(/(?<=^100644 blob )[0-9a-f]+(?=\tpackage\.json$)/m, earlierPackage()) }).trim();
-    const earlier = git("commit-tree", "-m", "Earlier", tree);
-    const now = git("commit-tree", "-m", "This", "-p", earlier, "HEAD^{tree}");
-    git("update-ref", "refs/heads/main", earlier);
-    return now;
-  }
-
-  function earlierPackage(): string {
-    const input = packageFile().replace(/"version": "[^"]+"/, '"version": "0.0.1"');
-    return execFileSync("git", [`--git-dir=${upstream}`, "hash-object", "-w", "--stdin"], { encoding: "utf8", input }).trim();
+    git(["init", "--quiet", "--initial-branch=main"]);
+    git(["add", "--all"]);
+    const tree = git(["write-tree"]);
+    const earlierPackage = git(["hash-object", "-w", "--stdin"], packageFile().replace(/"version": "[^"]+"/, '"version": "0.0.1"'));
+    const earlierTree = git(["mktree"], git(["ls-tree", tree]).replace(/(?<=^100644 blob )[0-9a-f]+(?=\tpackage\.json$)/m, earlierPackage));
+    const earlier = git(["commit-tree", "-m", "Earlier", earlierTree]);
+    git(["update-ref", "refs/heads/main", earlier]);
+    return git(["commit-tree", "-m", "This", "-p", earlier, tree]);
   }
 
   const packageFile = (): string => readFileSync(path.join(project, "package.json"), "utf8");
@@ -121,7 +119,7 @@ describe.skipIf(why !== undefined)(`Signet under systemd${why === undefined ? ""
   });
 
   it("runs on after an upgrade", async () => {
-    git("update-ref", "refs/heads/main", upgrade);
+    git(["update-ref", "refs/heads/main", upgrade]);
     await typeBlock(readmeBlock("Upgrade", 1));
     expect(machine.run("cat", ["/opt/signet/package.json"])).toBe(packageFile());
     expect(states()).toBe("active active");

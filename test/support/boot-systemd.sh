@@ -7,6 +7,7 @@
 #
 # DIRECTORY is an empty one, where things are mounted that nobody else sees. REPOSITORY is seen inside as /srv/signet; PACKAGES are the project's node_modules.
 set -euo pipefail
+umask 022
 
 # As PID 1 of the new namespaces: the file system, then systemd in our place.
 inside() {
@@ -15,8 +16,7 @@ inside() {
   ip link set lo up
   mount -t overlay overlay -o "lowerdir=/,upperdir=$directory/upper,workdir=$directory/work" "$root"
   mount -t proc proc "$root/proc"
-  mount --bind "$root/proc/sys" "$root/proc/sys"
-  mount -o remount,ro,bind "$root/proc/sys"
+  mount --bind -o ro "$root/proc/sys" "$root/proc/sys"
   mount -t sysfs -o ro sysfs "$root/sys"
   mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
   for name in dev run tmp; do mount -t tmpfs -o mode=755 tmpfs "$root/$name"; done
@@ -33,17 +33,23 @@ inside() {
 
   mkdir -p "$root/srv/signet" "$root/srv/node_modules"
   mount --bind "$repository" "$root/srv/signet"
-  mount --bind "$packages" "$root/srv/node_modules"
+  mount --bind -o ro "$packages" "$root/srv/node_modules"
   # There is no network, and npm takes seven seconds of a processor to unpack what lies unpacked here: this one brings the same packages, by the same lockfile.
   rm -f "$root/usr/local/bin/npm"
   install -m 755 /dev/stdin "$root/usr/local/bin/npm" << 'END'
 #!/usr/bin/env node
+const { execFileSync } = require("node:child_process");
 const { cpSync, existsSync, readFileSync, rmSync } = require("node:fs");
 if (process.argv.slice(2).join(" ") !== "ci --omit=dev") throw new Error("This npm knows `npm ci --omit=dev` alone.");
 rmSync("node_modules", { recursive: true, force: true });
 for (const [name, { dev }] of Object.entries(JSON.parse(readFileSync("package-lock.json", "utf8")).packages))
   if (name !== "" && dev !== true && existsSync(`/srv/${name}`)) cpSync(`/srv/${name}`, name, { recursive: true });
+execFileSync("chmod", ["--recursive", "a+rX", "node_modules"]); // which was unpacked here under another umask, perhaps
 END
+
+  # A Signet that this machine runs itself is not there, nor somebody of the reader's name.
+  rm -rf "$root"/{opt,etc}/signet "$root"/var/lib/signet-* "$root"/etc/systemd/system/signet-* "$root/home/reader"
+  sed -i -E '/^(signet-ca|signet-kms|reader):/d' "$root"/etc/{passwd,shadow,group,gshadow}
 
   # Of this machine's services none is started but the journal.
   rm -rf "$root"/{etc,usr/lib,run}/systemd/system/*.wants "$root"/usr/lib/systemd/system-generators "$root"/etc/systemd/system-generators "$root"/etc/fstab
@@ -68,7 +74,12 @@ END
   useradd --root "$root" --create-home --key HOME_MODE=0700 --shell /bin/bash reader
   echo 'reader ALL=(ALL:ALL) NOPASSWD: ALL' > "$root/etc/sudoers.d/reader"
 
-  [ "$mode" = try ] && exit
+  if [ "$mode" = try ]; then
+    # The units see no home directories.
+    for name in home root; do mount -t tmpfs tmpfs "$root/$name"; done
+    chroot --userspec=reader "$root" node --eval 'if (Number.parseInt(process.versions.node) < 20) process.exit(1)' || { echo "Node 20 or later is not there for everybody" >&2; exit 1; }
+    exit
+  fi
   mkdir -p "$root/outside"
   cd "$root"
   pivot_root . outside
@@ -80,30 +91,45 @@ END
 
 # In a mount namespace of its own already: a control group, from which PID 1 believes that there is no other.
 outside() {
-  local own group child reader input booted watch status=0
+  local own stale child input booted watch status=0
   mount -t tmpfs -o mode=700 tmpfs "$directory"
   mkdir "$directory"/{upper,work,root,groups}
   mkfifo "$directory/booted"
   mount -t cgroup2 cgroup2 "$directory/groups"
   own=$(sed -n 's/^0:://p' /proc/self/cgroup)
+  # What is left of one that was killed: nobody else takes it away.
+  for stale in "$directory/groups$own"/signet-test-*; do [ -d "/proc/${stale##*-}" ] || remove "$stale" || true; done
   group=$directory/groups$own/signet-test-$$
+  trap finish EXIT
+  trap 'exit 1' HUP INT TERM
   mkdir "$group"
   exec {input}<&0 {booted}<>"$directory/booted"
   (echo "$BASHPID" > "$group/cgroup.procs"; exec setpriv --pdeathsig KILL unshare --mount --pid --net --ipc --uts --cgroup --fork --kill-child bash "$0" inside "$mode" "$directory" "$repository" "$packages") &
   child=$!
-  (read -r line <&"$booted"; echo "$line") &
-  reader=$!
+  setpriv --pdeathsig KILL head --lines=1 <&"$booted" &
   watch=("$child")
   if [ "$mode" = boot ]; then
-    cat <&"$input" > /dev/null &
+    setpriv --pdeathsig KILL cat <&"$input" > /dev/null &
     watch+=($!)
   fi
   wait -n "${watch[@]}" || status=$?
-  kill -KILL "${watch[@]}" "$reader" 2> /dev/null || true
-  { wait || true; } 2> /dev/null
-  # Its processes are gone a moment after its PID 1.
-  until [ ! -d "$group" ]; do find "$group" -depth -type d -exec rmdir {} + 2> /dev/null || sleep 0.05; done
   exit "$status"
+}
+
+# Ends what runs, and takes the control group away: the kernel keeps it, whoever made it.
+finish() {
+  local tries
+  kill -KILL $(jobs -rp) || true
+  wait || true
+  # Its processes are gone a moment after its PID 1.
+  for tries in {1..200}; do
+    [ -d "$group" ] || break
+    remove "$group" || sleep 0.05
+  done
+} 2> /dev/null
+
+remove() {
+  find "$1" -depth -type d -exec rmdir {} + 2> /dev/null
 }
 
 case $1 in

@@ -1,7 +1,7 @@
 import { spawn, spawnSync, type ChildProcess } from "node:child_process";
 import { EventEmitter, once } from "node:events";
-import { existsSync, mkdtempSync, realpathSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { freemem, tmpdir } from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
@@ -18,13 +18,11 @@ export function whyNoSystemd(): string | undefined {
   const missing = ["git", "ip", "nsenter", "openssl", "script", "setpriv", "sudo", "unshare", "useradd"].filter((command) => find(command) === undefined);
   if (!existsSync("/lib/systemd/systemd")) missing.push("systemd");
   if (missing.length > 0) return `without ${missing.join(", ")}`;
-  const node = ["/usr/bin/node", "/usr/local/bin/node"].find((file) => existsSync(file));
-  // The units see no home directories.
-  if (node === undefined || /^\/(?:home|root)\//.test(realpathSync(node))) return "without Node at /usr/bin/node or /usr/local/bin/node";
+  if (freemem() < 1.5 * 2 ** 30) return "with less than 1.5 GB of memory free";
   const directory = mkdtempSync(path.join(tmpdir(), "signet-systemd-"));
   try {
-    const { status, stderr } = spawnSync("bash", [script, "try", directory, directory, packages], { encoding: "utf8", env: environment, stdio: ["pipe", "ignore", "pipe"], input: "" });
-    return status === 0 ? undefined : `namespaces or mounts are not permitted: ${stderr.trim().split("\n").at(-1)}`;
+    const { status, stderr, error } = spawnSync("bash", [script, "try", directory, directory, packages], { encoding: "utf8", env: environment, stdio: ["pipe", "ignore", "pipe"], input: "", timeout: 60_000 });
+    return status === 0 ? undefined : `not possible here: ${error?.message ?? stderr.trim().replaceAll(/\s+/g, " ")}`;
   } finally {
     rmSync(directory, { recursive: true });
   }
@@ -57,9 +55,9 @@ export async function bootSystemd(repository: string): Promise<OwnSystemd> {
   if (pid === undefined) throw new Error(`No systemd was booted (${String(line)}):\n${errors}`);
   const enter = ["--target", pid, "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--"];
   return {
-    terminal: () => Typist.open(spawn("nsenter", [...enter, "setpriv", "--reuid=reader", "--regid=reader", "--init-groups", "--reset-env", "env", "NODE_COMPILE_CACHE=/var/cache/compiled", "script", "-qfec", "cd; exec bash --noediting --norc -i", "/dev/null"], { env: environment, stdio: "pipe" })),
+    terminal: () => Typist.open(spawn("nsenter", [...enter, "setpriv", "--reuid=reader", "--regid=reader", "--init-groups", "--reset-env", "env", "NODE_COMPILE_CACHE=/var/cache/compiled", "script", "-qfec", "cd; umask 022; exec bash --noediting --norc -i", "/dev/null"], { env: environment, stdio: "pipe" })),
     run: (command, args = []) => {
-      const { status, stdout, stderr } = spawnSync("nsenter", [...enter, command, ...args], { encoding: "utf8", env: environment });
+      const { status, stdout, stderr } = spawnSync("nsenter", [...enter, command, ...args], { encoding: "utf8", env: environment, timeout: 60_000 });
       if (status !== 0) throw new Error(`${command} ${args.join(" ")} ended with ${status}:\n${stdout}${stderr}`);
       return stdout;
     },
