@@ -1,12 +1,12 @@
 import { spawn, spawnSync, type ChildProcess } from "node:child_process";
 import { EventEmitter, once } from "node:events";
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { commandsOf, copyProject, readmeBlocks, type ReadmeBlock } from "#test/support/readme.ts";
+import { commandsOf, copyProject, isIgnored, readmeBlocks, type ReadmeBlock } from "#test/support/readme.ts";
 
 // The README's blocks as they stand, one after another, in a copy of the project: what the reader of that page types.
 
@@ -98,6 +98,11 @@ describe.skipIf(skipped !== undefined)(`README.md${skipped === undefined ? "" : 
       it(`${title}: is shown, not typed`, () => expect(language).toBe("text"));
     }
   }
+
+  it("leaves nothing in the clone that git would take: keys and passphrases are among it", () => {
+    const found = readdirSync(root);
+    expect(readdirSync(project).filter((name) => !found.includes(name) && !isIgnored(name))).toStrictEqual([]);
+  });
 
   it("ends what it says will end, as it says", async () => {
     for (const terminal of terminals.filter(({ block }) => block.attributes["then"] !== undefined)) {

@@ -63,10 +63,19 @@ export function commandsOf({ text }: ReadmeBlock): readonly string[] {
   return text.trim().split("\n").map((line) => line.replace(/\s+#.*$/, "").trim());
 }
 
-/** What a clone holds: files that are tracked, or all but what is generated where this is no clone. */
+/** Patterns of .gitignore for what lies directly in the folder of a clone. */
+const ignored = readFileSync(path.join(root, ".gitignore"), "utf8")
+  .split("\n")
+  .filter((line) => line !== "" && !line.startsWith("#"))
+  .map((line) => new RegExp(`^${line.replaceAll(/^\/|\/$/g, "").replaceAll(".", "\\.").replaceAll("*", ".*")}$`));
+
+/** Whether git takes no notice of what lies under this name directly in the folder of a clone. */
+export const isIgnored = (name: string): boolean => ignored.some((pattern) => pattern.test(name));
+
+/** What a clone holds, and nothing that was made there since: neither what is generated nor what a reader of the README has left. */
 export function copyProject(target: string): void {
-  const generated = new Set(["node_modules", ".git", "data", "dist", "coverage"]);
-  cpSync(root, target, { recursive: true, filter: (source) => !generated.has(path.relative(root, source)) && !path.relative(root, source).startsWith(`certs${path.sep}`) });
+  const isWanted = (relative: string): boolean => !isIgnored(relative) && relative !== ".git" && !relative.startsWith(`certs${path.sep}`);
+  cpSync(root, target, { recursive: true, filter: (source) => isWanted(path.relative(root, source)) });
   symlinkSync(path.join(root, "node_modules"), path.join(target, "node_modules"), "junction");
 }
 
