@@ -221,17 +221,21 @@ describe("floors in a file", () => {
   test("that several processes raise at once are never lower than any of them has raised, and one that is killed while it writes stops nobody", async () => {
     const file = newFile();
     const raiser = (scope: string, count: number) =>
-      spawn(process.execPath, ["test/support/raise-floors.ts", file, scope, String(count)], { stdio: ["ignore", "pipe", "inherit"] });
+      spawn(process.execPath, ["test/support/raise-floors.ts", file, scope, String(count)], { stdio: ["pipe", "pipe", "inherit"] });
     const ended = async (child: ReturnType<typeof raiser>): Promise<string> => {
       const said = text(child.stdout as NodeJS.ReadableStream);
       await once(child, "exit");
       return said;
     };
-    const endless = raiser("killed", 1_000_000);
-    await once(endless.stdout as NodeJS.ReadableStream, "data");
-    const finite = ["a", "b"].map((scope) => ended(raiser(scope, 40)));
+    const raisers = [raiser("killed", 1_000_000), raiser("a", 40), raiser("b", 40)] as const;
+    await Promise.all(raisers.map(({ stdout }) => once(stdout, "readable")));
+    const [endless, ...finite] = raisers;
+    const all = finite.map(ended);
+    for (const { stdin } of raisers) stdin.end();
+    let raised = "";
+    await new Promise<void>((resolve) => endless.stdout.on("data", (part: Buffer) => (raised += part.toString()).includes("kept") && resolve()));
     endless.kill("SIGKILL");
-    for (const said of await Promise.all(finite)) expect(said.trim().split("\n")).toEqual(Array.from({ length: 40 }, () => "kept"));
+    for (const said of await Promise.all(all)) expect(said.trim().split("\n")).toEqual(["there", ...Array.from({ length: 40 }, () => "kept")]);
     const floors = fileFloors(file);
     expect([floors.get("a")?.crlNumber, floors.get("b")?.crlNumber]).toEqual([40n, 40n]);
     floors.raise("killed", floor(2_000_000));
