@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { bootSystemd, whyNoSystemd, type OwnSystemd, type Typist } from "#test/support/own-systemd.ts";
+import { bootSystemd, environment, whyNoSystemd, type OwnSystemd, type Typist } from "#test/support/own-systemd.ts";
 import { readmeBlock, type ReadmeBlock } from "#test/support/readme.ts";
 
 // The README's blocks that want root, users and systemd: typed as they stand, one after another, on a machine of its own.
@@ -32,7 +32,7 @@ describe.skipIf(why !== undefined)(`Signet under systemd${why === undefined ? ""
 
   /** Nothing of the caller's: a hook's GIT_INDEX_FILE is the index of his clone, and his configuration may want signatures. */
   function git(args: readonly string[], input = ""): string {
-    const env = { PATH: process.env["PATH"], HOME: upstream, GIT_CONFIG_GLOBAL: "/dev/null", GIT_CONFIG_NOSYSTEM: "1" };
+    const env = { ...environment, HOME: upstream, GIT_CONFIG_GLOBAL: "/dev/null", GIT_CONFIG_NOSYSTEM: "1" };
     return execFileSync("git", [`--git-dir=${upstream}`, `--work-tree=${project}`, "-c", "user.name=Signet", "-c", "user.email=signet@signet.internal", ...args], { encoding: "utf8", env, input }).trim();
   }
 

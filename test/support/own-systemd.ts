@@ -9,7 +9,7 @@ import { fileURLToPath } from "node:url";
 const packages = fileURLToPath(new URL("../../node_modules", import.meta.url));
 const script = fileURLToPath(new URL("boot-systemd.sh", import.meta.url));
 /** Nothing of ours goes in. */
-const environment = { PATH: "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" };
+export const environment = { PATH: "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" };
 
 /** Why a systemd cannot be booted here; undefined where it can. */
 export function whyNoSystemd(): string | undefined {
