@@ -138,16 +138,21 @@ function readBag(bag: DerReader, opening: Opening, objects: { certificates: Pkcs
     const content = value.enter(tag.sequence);
     const decrypt = readPbes2(content.enter(tag.sequence), opening);
     const pkcs8 = decrypt(content.readContent(tag.octetString));
-    try {
-      objects.privateKeys.push({ value: createPrivateKey({ key: pkcs8, format: "der", type: "pkcs8" }), ...named });
-    } catch {
-      // OpenSSL's own message may quote what it read.
-      throw new SignetError("decryption-failed", "The PKCS #12 file holds a private key of a kind that is not known here.");
-    } finally {
-      pkcs8.fill(0);
-    }
+    objects.privateKeys.push({ value: takePrivateKey(pkcs8), ...named });
   } else {
     objects.others += 1;
+  }
+}
+
+/** Imports the PKCS #8 octets of a private key, and overwrites them. @throws SignetError decryption-failed */
+export function takePrivateKey(pkcs8: Buffer): KeyObject {
+  try {
+    return createPrivateKey({ key: pkcs8, format: "der", type: "pkcs8" });
+  } catch {
+    // OpenSSL's own message may quote what it read.
+    throw new SignetError("decryption-failed", "The PKCS #12 file holds a private key of a kind that is not known here.");
+  } finally {
+    pkcs8.fill(0);
   }
 }
 

@@ -28,7 +28,8 @@ export async function portOptions(...names: readonly string[]): Promise<readonly
   return names.flatMap((name, index) => [`--${name}-port`, String(ports[index])]);
 }
 
-async function isFree(port: number): Promise<boolean> {
+/** Whether nobody has a port of 127.0.0.1. */
+export async function isFree(port: number): Promise<boolean> {
   const server = createServer().listen(port, "127.0.0.1");
   try {
     await once(server, "listening");

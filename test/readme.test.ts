@@ -1,11 +1,11 @@
 import { spawn, spawnSync, type ChildProcess } from "node:child_process";
 import { EventEmitter, once } from "node:events";
 import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
-import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { isFree } from "#scripts/free-ports.ts";
 import { commandsOf, copyProject, isIgnored, readmeBlocks, type ReadmeBlock } from "#test/support/readme.ts";
 
 // The README's blocks as they stand, one after another, in a copy of the project: what the reader of that page types.
@@ -116,14 +116,7 @@ function isThere(command: string): boolean {
 }
 
 async function firstTaken(ports: readonly number[]): Promise<number | undefined> {
-  for (const port of ports) {
-    const server = createServer();
-    const isFree = await new Promise<boolean>((resolve) => {
-      server.once("error", () => resolve(false));
-      server.listen({ port, host: "127.0.0.1", exclusive: true }, () => server.close(() => resolve(true)));
-    });
-    if (!isFree) return port;
-  }
+  for (const port of ports) if (!(await isFree(port))) return port;
   return undefined;
 }
 

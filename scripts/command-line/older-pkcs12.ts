@@ -2,13 +2,13 @@
  * PKCS #12 (RFC 7292) as other programs write it: in BER, and under older encryptions than pki/pkcs12.ts reads. For showing alone. node-forge reads the BER, and
  * decrypts RC2, which OpenSSL no longer has at hand; keys are derived here, so that each derivation is counted before it runs.
  */
-import { createDecipheriv, createHmac, createPrivateKey, pbkdf2Sync, type KeyObject } from "node:crypto";
+import { createDecipheriv, createHmac, pbkdf2Sync, type KeyObject } from "node:crypto";
 import forge from "node-forge";
 import { Certificate } from "#pki/certificate.ts";
 import { SignetError } from "#pki/errors.ts";
 import { equalInConstantTime } from "#pki/keys.ts";
 import { oid } from "#pki/oids.ts";
-import { derivePkcs12Key, IterationLimit, type Pkcs12Object, type Pkcs12Objects } from "#pki/pkcs12.ts";
+import { derivePkcs12Key, IterationLimit, takePrivateKey, type Pkcs12Object, type Pkcs12Objects } from "#pki/pkcs12.ts";
 
 type Node = forge.asn1.Asn1;
 const { Class, Type } = forge.asn1;
@@ -96,12 +96,12 @@ class OlderPkcs12 {
       }
       case oid.pkcs8ShroudedKeyBag: {
         const [algorithm, ciphertext] = elementsOf(value);
-        this.#privateKeys.push({ value: privateKeyOf(this.#decrypt(algorithm, octetsOf(ciphertext))), ...name });
+        this.#privateKeys.push({ value: takePrivateKey(this.#decrypt(algorithm, octetsOf(ciphertext))), ...name });
         break;
       }
       case named("keyBag"):
         if (value === undefined) throw unreadable();
-        this.#privateKeys.push({ value: privateKeyOf(Buffer.from(forge.asn1.toDer(value).getBytes(), "latin1")), ...name });
+        this.#privateKeys.push({ value: takePrivateKey(Buffer.from(forge.asn1.toDer(value).getBytes(), "latin1")), ...name });
         break;
       default:
         this.#others += 1;
@@ -192,16 +192,6 @@ function friendlyNameOf(attributes: Node | undefined): string | undefined {
     if (identifierOf(type) === oid.friendlyName && isOf(value, Type.BMPSTRING)) return String(value.value);
   }
   return undefined;
-}
-
-function privateKeyOf(pkcs8: Buffer): KeyObject {
-  try {
-    return createPrivateKey({ key: pkcs8, format: "der", type: "pkcs8" });
-  } catch {
-    throw new SignetError("decryption-failed", "The PKCS#12 file holds a private key of a kind that is not known here.");
-  } finally {
-    pkcs8.fill(0);
-  }
 }
 
 function decipher(name: string, key: Buffer, iv: Buffer, ciphertext: Buffer): Buffer {
